@@ -1,0 +1,1 @@
+//! Tables as sea-orm models, no behaviour.
