@@ -1,1 +1,22 @@
 //! Tables as sea-orm models, no behaviour.
+//!
+//! Times are milliseconds since 1970 (UTC) by the database's clock; ids are 32 hex digits.
+
+pub mod api_token;
+pub mod app_user;
+pub mod blob_ref;
+pub mod build_log;
+pub mod custom_domain;
+pub mod deployment;
+pub mod deployment_event;
+pub mod deployment_step;
+pub mod edge_node;
+pub mod idempotency_key;
+pub mod membership;
+pub mod organization;
+pub mod project;
+pub mod project_target;
+pub mod quota_entry;
+pub mod quota_period;
+pub mod route_epoch;
+pub mod version;

@@ -1,0 +1,97 @@
+//! `libra projects`: lists and makes projects, and finds one by name for `deploy`.
+
+use reqwest::{Method, RequestBuilder};
+
+use super::client::{Session, escape};
+use super::error::{CliError, Outcome};
+use super::render;
+use super::wire::{Project, ProjectPage};
+
+/// Pages read at most; a server that never ends its list must not keep us.
+const PAGES: usize = 1000;
+
+#[derive(Debug, clap::Args)]
+pub struct ProjectsArgs {
+    #[command(subcommand)]
+    pub command: ProjectsCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum ProjectsCommand {
+    /// List the organization's projects
+    List {
+        /// Print each project as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a project
+    Create {
+        name: String,
+        /// Print the project as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// # Errors
+/// If the server can't be reached or refuses.
+pub async fn run(args: &ProjectsArgs, session: &Session) -> Result<Outcome, CliError> {
+    match &args.command {
+        ProjectsCommand::List { json } => {
+            for project in list(session).await? {
+                show(&project, *json);
+            }
+        }
+        ProjectsCommand::Create { name, json } => {
+            let (org, _) = session.identity()?;
+            show(&create(session, org, name).await?, *json);
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// The project of this name; two calls at once may make two, which the next call tells apart by age.
+///
+/// # Errors
+/// If the server can't be reached or refuses.
+pub async fn find_or_create(session: &Session, org: &str, name: &str) -> Result<Project, CliError> {
+    let found =
+        list(session).await?.into_iter().find(|project| project.name == name && project.org_id == org);
+    match found {
+        Some(project) => Ok(project),
+        None => create(session, org, name).await,
+    }
+}
+
+async fn create(session: &Session, org: &str, name: &str) -> Result<Project, CliError> {
+    let body = serde_json::json!({ "name": name, "orgId": org });
+    let request = session.request(Method::POST, "/api/v1/projects").json(&body);
+    Ok(session.json(request).await?.0)
+}
+
+async fn list(session: &Session) -> Result<Vec<Project>, CliError> {
+    let mut projects = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..PAGES {
+        let (page, _): (ProjectPage, _) = session.json(page_request(session, cursor.as_deref())).await?;
+        projects.extend(page.projects);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(projects)
+}
+
+fn page_request(session: &Session, cursor: Option<&str>) -> RequestBuilder {
+    let query = cursor.map(|cursor| format!("?cursor={}", escape(cursor))).unwrap_or_default();
+    session.request(Method::GET, &format!("/api/v1/projects{query}"))
+}
+
+fn show(project: &Project, json: bool) {
+    if json {
+        render::line(&serde_json::json!(project).to_string());
+    } else {
+        render::line(&format!("{}  {:<24}  {}", project.id, project.name, project.url));
+    }
+}

@@ -1,0 +1,137 @@
+//! The documents of the public API as the command line reads them.
+//! Words such as a status stay text here: a client must show what a newer server says, not refuse it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The six steps, in the order in which they are shown.
+pub const STEPS: [&str; 6] = ["validate", "sync", "sandbox", "build", "deploy", "cleanup"];
+
+/// `GET /deploy-status`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusDocument {
+    pub deployment_id: String,
+    pub status: String,
+    pub current_step: Option<String>,
+    pub progress: u8,
+    #[serde(default)]
+    pub steps: BTreeMap<String, StepDocument>,
+    pub error: Option<String>,
+    #[serde(default)]
+    pub attempt: u32,
+    #[serde(default)]
+    pub max_attempts: u32,
+    pub cancel_reason: Option<String>,
+    pub url: Option<String>,
+    pub preview_url: Option<String>,
+    pub cause: Option<CauseDocument>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepDocument {
+    pub status: String,
+    pub error: Option<String>,
+    pub started_at: Option<String>,
+    pub finished_at: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct CauseDocument {
+    pub summary: String,
+    #[serde(default)]
+    pub hint: String,
+}
+
+impl StatusDocument {
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self.status.as_str(), "completed" | "failed" | "cancelled")
+    }
+
+    /// The address to open: the live one, or the preview of a deployment that did not go live.
+    #[must_use]
+    pub fn address(&self) -> Option<&str> {
+        self.url.as_deref().or(self.preview_url.as_deref())
+    }
+}
+
+/// `POST /deploy`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeployBody<'a> {
+    pub project_id: &'a str,
+    pub org_id: &'a str,
+    pub user_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_domain: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<&'a str>,
+    pub target: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<&'a str, &'a str>,
+    pub init_files: Vec<FileDocument>,
+}
+
+/// One file of a source tree; `encoding` is left out for text.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct FileDocument {
+    pub path: String,
+    pub content: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<&'static str>,
+}
+
+/// The answer to `POST /deploy`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeployAnswer {
+    pub deployment_id: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Project {
+    pub id: String,
+    pub name: String,
+    pub org_id: String,
+    pub worker_name: String,
+    pub url: String,
+}
+
+/// A page of `GET /api/v1/projects`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectPage {
+    pub projects: Vec<Project>,
+    pub next_cursor: Option<String>,
+}
+
+/// Every error answer of the platform.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorDocument {
+    pub error: String,
+    pub code: String,
+    pub message: Option<String>,
+    pub request_id: Option<String>,
+    #[serde(default)]
+    pub details: serde_json::Value,
+}
+
+/// `<data_dir>/server.json`, as much of it as a client needs.
+#[derive(Debug, Deserialize)]
+pub struct ServerFile {
+    pub listen: Vec<String>,
+}
+
+/// `<data_dir>/bootstrap.json`. Has no `Debug`, because of the token.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootstrapFile {
+    pub org_id: String,
+    pub user_id: String,
+    pub token: String,
+}

@@ -1,0 +1,194 @@
+//! Owns the answer of a static site to one request: which file, which copy, which part of it, or why not.
+//! Never waits for anything but the disk, and only where the body is not in memory.
+
+use std::sync::Arc;
+
+use actix_web::body::{BoxBody, SizedStream};
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+
+use crate::http::edge::{EdgeState, conditional, describe, negotiate, range};
+use crate::routing::{EdgeRefusal, Resolved};
+use crate::runtime::cache::{Body, etag};
+use crate::runtime::lookup::Intent;
+use crate::runtime::site::Extent;
+use crate::runtime::{BodyCache, Encoding, File, Found, ReadError, SiteVersion, find};
+
+/// The digest is that of the file behind the answer, for the probe.
+pub(super) type Answer = (Result<HttpResponse, EdgeRefusal>, Option<[u8; 32]>);
+
+pub(super) async fn answer(req: &HttpRequest, state: &EdgeState, resolved: &Resolved) -> Answer {
+    if !matches!(*req.method(), Method::GET | Method::HEAD) {
+        return (Err(EdgeRefusal::MethodNotAllowed), None);
+    }
+    let path = req.uri().path();
+    let (file, status) = match find(&resolved.version, path, || intent(req)) {
+        Found::File(file) => (file, StatusCode::OK),
+        Found::NotFoundPage(file) => (file, StatusCode::NOT_FOUND),
+        Found::AddSlash => return (Ok(redirect(req, &format!("./{}/", last_segment(path)))), None),
+        Found::DropSlash => return (Ok(redirect(req, &format!("../{}", last_segment(path)))), None),
+        Found::Nothing => return (Err(EdgeRefusal::FileNotFound), None),
+    };
+    let sending = Sending { req, cache: &state.cache, version: &resolved.version, file };
+    let result = match status {
+        StatusCode::OK => sending.file().await,
+        _ => sending.not_found_page().await,
+    };
+    (result.map_err(|error| refusal(&error)), Some(*file.digest()))
+}
+
+/// One file on its way to one client.
+struct Sending<'r> {
+    req: &'r HttpRequest,
+    cache: &'r Arc<BodyCache>,
+    version: &'r Arc<SiteVersion>,
+    file: File<'r>,
+}
+
+impl Sending<'_> {
+    async fn file(&self) -> Result<HttpResponse, ReadError> {
+        let headers = self.req.headers();
+        let encoding = negotiate::choose(headers, self.file);
+        if headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE) {
+            let tag = etag(self.file, encoding);
+            if conditional::is_unchanged(headers, &tag, self.version.created_at_seconds()) {
+                return Ok(self.not_modified(tag));
+            }
+        }
+        // RFC 9110 defines ranges for GET alone. They are of the file as it was built, not of a compressed copy.
+        if let Some(value) = headers.get(header::RANGE).and_then(|value| value.to_str().ok())
+            && *self.req.method() == Method::GET
+        {
+            let tag = etag(self.file, Encoding::Identity);
+            if conditional::range_applies(headers, &tag, self.version.last_modified()) {
+                match range::read(value, self.extent(Encoding::Identity).size) {
+                    range::Wanted::Whole => {}
+                    range::Wanted::Part { start, bytes } => return self.part(start, bytes, tag).await,
+                    range::Wanted::Nothing => return Ok(self.unsatisfiable()),
+                }
+            }
+        }
+        let (body, tag) = self.body(encoding).await?;
+        let mut response = HttpResponse::new(StatusCode::OK).set_body(body);
+        let headers = response.headers_mut();
+        describe::write(headers, self.file, encoding);
+        describe::write_validators(headers, self.file, tag);
+        describe::write_vary(headers, self.file);
+        Ok(response)
+    }
+
+    /// The site's own page with status 404; it has no tag, because what it describes does not exist.
+    async fn not_found_page(&self) -> Result<HttpResponse, ReadError> {
+        let encoding = negotiate::choose(self.req.headers(), self.file);
+        let (body, _) = self.body(encoding).await?;
+        let mut response = HttpResponse::new(StatusCode::NOT_FOUND).set_body(body);
+        let headers = response.headers_mut();
+        describe::write(headers, self.file, encoding);
+        headers.remove(header::ACCEPT_RANGES);
+        headers.insert(header::CACHE_CONTROL, describe::revalidate());
+        describe::write_vary(headers, self.file);
+        Ok(response)
+    }
+
+    fn not_modified(&self, tag: Bytes) -> HttpResponse {
+        let mut response = HttpResponse::new(StatusCode::NOT_MODIFIED);
+        describe::write_validators(response.headers_mut(), self.file, tag);
+        describe::write_vary(response.headers_mut(), self.file);
+        response
+    }
+
+    fn unsatisfiable(&self) -> HttpResponse {
+        let mut response = HttpResponse::new(StatusCode::RANGE_NOT_SATISFIABLE);
+        let size = self.extent(Encoding::Identity).size;
+        response.headers_mut().insert(header::CONTENT_RANGE, text(&format!("bytes */{size}")));
+        response
+    }
+
+    async fn part(&self, start: u64, bytes: u64, tag: Bytes) -> Result<HttpResponse, ReadError> {
+        let whole = self.extent(Encoding::Identity);
+        let body = if self.cache.holds(whole) {
+            let held = self.held(Encoding::Identity, whole).await?;
+            BoxBody::new(held.bytes.slice(start as usize..(start + bytes) as usize))
+        } else {
+            self.streamed(Extent { offset: whole.offset + start, size: bytes }).await?
+        };
+        let mut response = HttpResponse::new(StatusCode::PARTIAL_CONTENT).set_body(body);
+        let headers = response.headers_mut();
+        describe::write(headers, self.file, Encoding::Identity);
+        describe::write_validators(headers, self.file, tag);
+        describe::write_vary(headers, self.file);
+        let (end, size) = (start + bytes - 1, whole.size);
+        headers.insert(header::CONTENT_RANGE, text(&format!("bytes {start}-{end}/{size}")));
+        Ok(response)
+    }
+
+    /// The whole body in this encoding, and its tag.
+    async fn body(&self, encoding: Encoding) -> Result<(BoxBody, Bytes), ReadError> {
+        let extent = self.extent(encoding);
+        if *self.req.method() == Method::HEAD {
+            let nothing = futures_util::stream::empty::<Result<Bytes, std::io::Error>>();
+            return Ok((BoxBody::new(SizedStream::new(extent.size, nothing)), etag(self.file, encoding)));
+        }
+        if self.cache.holds(extent) {
+            let held = self.held(encoding, extent).await?;
+            return Ok((BoxBody::new(held.bytes), held.etag));
+        }
+        Ok((self.streamed(extent).await?, etag(self.file, encoding)))
+    }
+
+    async fn held(&self, encoding: Encoding, extent: Extent) -> Result<Body, ReadError> {
+        match self.cache.get(self.file, encoding) {
+            Some(body) => Ok(body),
+            None => self.cache.read(self.version, self.file, encoding, extent).await,
+        }
+    }
+
+    async fn streamed(&self, part: Extent) -> Result<BoxBody, ReadError> {
+        let stream = self.cache.stream(self.version, part).await?;
+        Ok(BoxBody::new(SizedStream::new(part.size, Box::pin(stream))))
+    }
+
+    /// `choose` gives only encodings that the file has.
+    fn extent(&self, encoding: Encoding) -> Extent {
+        self.file.extent(encoding).unwrap_or(Extent { offset: 0, size: 0 })
+    }
+}
+
+fn intent(req: &HttpRequest) -> Intent {
+    let mut accepted = req.headers().get_all(header::ACCEPT);
+    let accepts_html =
+        accepted.any(|line| line.to_str().is_ok_and(|line| line.to_ascii_lowercase().contains("text/html")));
+    if accepts_html { Intent::Navigation } else { Intent::Resource }
+}
+
+/// 307 like other static hosts: a permanent one would outlive the deployment in browsers. Relative to the request's
+/// own folder, so that it also holds under `/dispatch/{worker}/…` and can't lead to another host.
+fn redirect(req: &HttpRequest, target: &str) -> HttpResponse {
+    let query = req.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+    let mut response = HttpResponse::new(StatusCode::TEMPORARY_REDIRECT);
+    response.headers_mut().insert(header::LOCATION, text(&format!("{target}{query}")));
+    response.headers_mut().insert(header::CACHE_CONTROL, describe::revalidate());
+    response
+}
+
+/// The last segment of a path, still encoded, whether or not a slash follows it.
+fn last_segment(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+/// Numbers, and parts of a request line that was parsed as one, always fit into a header.
+fn text(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+fn refusal(error: &ReadError) -> EdgeRefusal {
+    match error {
+        ReadError::Overloaded { .. } => EdgeRefusal::Overloaded,
+        ReadError::Disk { version, source } => {
+            tracing::error!(version.id = %version, error = %source, "a version's bytes could not be read");
+            EdgeRefusal::ReadFailed
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Owns the way from a host to a version: the rules of hosts and the immutable tables. HOT: every request passes here.
+//! Never writes a table by itself, never waits, and knows no actor, store, queue, control or HTTP framework.
+
+pub mod host;
+pub mod probe;
+pub mod refusal;
+pub mod tables;
+
+pub use host::{HostClass, HostRules};
+pub use refusal::EdgeRefusal;
+pub use tables::{CustomHost, HostTable, Resolved, Tables, WorkerRoute, WorkerTable};

@@ -1,0 +1,216 @@
+//! Owns which file of a site answers a request path.
+//! Never joins a path to a folder: names are looked up in the manifest's list, so nothing can lead out of the site.
+//!
+//! The order is that of Cloudflare's and Vercel's static hosting: the exact file; `/dir/` → `dir/index.html`;
+//! `/about` → `about.html`; `/dir` → redirect to `/dir/` and `/about/` → redirect to `/about` where only the other
+//! spelling exists; then the nearest `404.html`; then, for a navigation, the root `index.html` (single-page sites).
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use crate::runtime::site::{File, SiteVersion};
+
+/// The answer to a path.
+#[derive(Debug, Clone, Copy)]
+pub enum Found<'v> {
+    File(File<'v>),
+    /// Same path with a slash at the end.
+    AddSlash,
+    /// Same path without the slash at the end.
+    DropSlash,
+    /// The site's own page for "not found".
+    NotFoundPage(File<'v>),
+    Nothing,
+}
+
+/// Whether the client would show the answer as a page: `GET` or `HEAD` that accepts HTML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    Navigation,
+    Resource,
+}
+
+/// `raw_path` is the path of the request line, still percent-encoded, beginning with `/`.
+/// `intent` is asked only where no file answers.
+pub fn find<'v>(site: &'v SiteVersion, raw_path: &str, intent: impl Fn() -> Intent) -> Found<'v> {
+    let Some(path) = decode(raw_path) else {
+        return site.file("404.html").map_or(Found::Nothing, Found::NotFoundPage);
+    };
+    let path: &str = &path;
+    if path.is_empty() {
+        if let Some(file) = site.file("index.html") {
+            return Found::File(file);
+        }
+    } else if let Some(folder) = path.strip_suffix('/') {
+        if let Some(file) = file_at(site, path, "index.html") {
+            return Found::File(file);
+        }
+        if !folder.ends_with('/') && (site.file(folder).is_some() || file_at(site, folder, ".html").is_some())
+        {
+            return Found::DropSlash;
+        }
+    } else {
+        if let Some(file) = site.file(path).or_else(|| file_at(site, path, ".html")) {
+            return Found::File(file);
+        }
+        if file_at(site, path, "/index.html").is_some() {
+            return Found::AddSlash;
+        }
+    }
+    missing(site, path, intent)
+}
+
+fn missing<'v>(site: &'v SiteVersion, path: &str, intent: impl Fn() -> Intent) -> Found<'v> {
+    let mut folder = path;
+    // At most one step per segment of a path that the server's header limit bounds.
+    while let Some(end) = folder.rfind('/') {
+        folder = &folder[..end];
+        if let Some(page) = file_at(site, folder, "/404.html") {
+            return Found::NotFoundPage(page);
+        }
+    }
+    if let Some(page) = site.file("404.html") {
+        return Found::NotFoundPage(page);
+    }
+    let names_a_file = path.rsplit('/').next().is_some_and(|last| last.contains('.'));
+    match site.file("index.html") {
+        Some(page) if !names_a_file && intent() == Intent::Navigation => Found::File(page),
+        _ => Found::Nothing,
+    }
+}
+
+/// The path as the manifest writes it: decoded once, without the first slash.
+/// `None` for what no file can be called: an encoded slash or backslash, NUL, bytes that are no UTF-8.
+fn decode(raw_path: &str) -> Option<Cow<'_, str>> {
+    let raw = raw_path.strip_prefix('/')?;
+    if !raw.contains(['%', '\0', '\\']) {
+        return Some(Cow::Borrowed(raw));
+    }
+    let encoded_separator = raw
+        .as_bytes()
+        .windows(3)
+        .any(|code| code[0] == b'%' && matches!(&code[1..], b"2f" | b"2F" | b"5c" | b"5C"));
+    if encoded_separator {
+        return None;
+    }
+    let decoded = percent_decode_str(raw).decode_utf8().ok()?;
+    (!decoded.contains(['\0', '\\'])).then_some(decoded)
+}
+
+/// The file at `front` + `back`, joined on the stack: this runs for every page without its extension.
+fn file_at<'v>(site: &'v SiteVersion, front: &str, back: &str) -> Option<File<'v>> {
+    let mut joined = [0u8; crate::domain::tree_path::MAX_PATH_BYTES];
+    let length = front.len() + back.len();
+    joined.get_mut(..front.len())?.copy_from_slice(front.as_bytes());
+    joined.get_mut(front.len()..length)?.copy_from_slice(back.as_bytes());
+    site.file(std::str::from_utf8(&joined[..length]).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::manifest::{FORMAT, Manifest, ManifestBody, ManifestFile};
+    use crate::runtime::site::Encoding;
+    use proptest::prelude::*;
+
+    fn site(paths: &[&str]) -> SiteVersion {
+        let mut paths = paths.to_vec();
+        paths.sort_unstable();
+        let files = paths
+            .into_iter()
+            .map(|path| ManifestFile {
+                path: path.to_owned(),
+                digest: "00".repeat(32),
+                size: 0,
+                media_type: "text/html".to_owned(),
+                bodies: vec![ManifestBody { encoding: Encoding::Identity, offset: 0, size: 0 }],
+            })
+            .collect();
+        let manifest = Manifest { version: FORMAT, files, pack_digest: "00".repeat(32), pack_size: 0 };
+        SiteVersion::new("v", "w".into(), "/nowhere".into(), 0, &manifest).unwrap()
+    }
+
+    fn told(site: &SiteVersion, path: &str) -> String {
+        match find(site, path, || Intent::Navigation) {
+            Found::File(file) => file.path().to_owned(),
+            Found::AddSlash => "+/".to_owned(),
+            Found::DropSlash => "-/".to_owned(),
+            Found::NotFoundPage(file) => format!("404 {}", file.path()),
+            Found::Nothing => "404".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_site_with_pages_and_its_own_404() {
+        let site = site(&[
+            "index.html",
+            "about.html",
+            "docs/index.html",
+            "404.html",
+            "docs/404.html",
+            "a b.txt",
+            "ü.txt",
+        ]);
+        for (path, expected) in [
+            ("/", "index.html"),
+            ("/index.html", "index.html"),
+            ("/about", "about.html"),
+            ("/about.html", "about.html"),
+            ("/about/", "-/"),
+            ("/docs/", "docs/index.html"),
+            ("/docs", "+/"),
+            ("/a%20b.txt", "a b.txt"),
+            ("/%C3%BC.txt", "ü.txt"),
+            ("/docs/x/y", "404 docs/404.html"),
+            ("/nothing", "404 404.html"),
+            ("//docs", "404 404.html"),
+            ("//", "404 404.html"),
+            ("/docs//", "404 docs/404.html"),
+            ("/a%2520b.txt", "404 404.html"),
+        ] {
+            assert_eq!(told(&site, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_single_page_site_falls_back_for_navigations_only() {
+        let site = site(&["index.html", "assets/app.js"]);
+        assert_eq!(told(&site, "/users/7"), "index.html");
+        assert_eq!(told(&site, "/assets/gone.js"), "404");
+        assert_eq!(told(&site, "/users/"), "index.html");
+        assert!(matches!(find(&site, "/users/7", || Intent::Resource), Found::Nothing));
+    }
+
+    #[test]
+    fn hostile_paths_find_nothing() {
+        let site = site(&["index.html", "etc/passwd"]);
+        for path in [
+            "/..%2fetc/passwd",
+            "/%2e%2e%2Fetc",
+            "/etc%2fpasswd",
+            "/a%00b",
+            "/%ff",
+            "/a%5cb",
+            "/a\\b",
+            "/%00",
+            "/etc%5Cpasswd",
+            "*",
+            "",
+        ] {
+            assert_eq!(told(&site, path), "404", "{path}");
+        }
+        assert_eq!(told(&site, "/../etc/passwd.txt"), "404");
+        assert_eq!(told(&site, "/%2e%2e/etc/passwd.txt"), "404");
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics_and_what_is_found_is_in_the_site(path in "/[a-z%0-9/.]{0,40}") {
+            let site = site(&["index.html", "a/index.html", "b.html"]);
+            if let Found::File(file) | Found::NotFoundPage(file) = find(&site, &path, || Intent::Navigation) {
+                prop_assert!(site.file(file.path()).is_some());
+            }
+        }
+    }
+}

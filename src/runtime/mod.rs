@@ -1,0 +1,25 @@
+//! Owns where live versions lie and how their bytes are read: packing, the edge's disk, the memory cache.
+//! Never decides which version a host gets (`routing`), speaks no HTTP, and asks no database, broker or blob store.
+
+pub mod cache;
+pub mod compress;
+pub mod hashed_name;
+pub mod lookup;
+pub mod manifest;
+pub mod media_type;
+pub mod pack;
+pub mod settings;
+pub mod site;
+pub mod store;
+#[cfg(test)]
+pub mod test_site;
+#[cfg(test)]
+mod tests;
+
+pub use cache::{BodyCache, ReadError};
+pub use lookup::{Found, find};
+pub use manifest::{Manifest, ManifestError};
+pub use pack::{PackError, PackedVersion, Source};
+pub use settings::Settings;
+pub use site::{Encoding, File, SiteVersion};
+pub use store::{PackSource, StoreError, VersionId, VersionStore};

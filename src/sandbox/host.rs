@@ -1,0 +1,145 @@
+//! What all sandboxes of this server share: slots, cgroups, work folders, and the sweep that removes
+//! what a killed server left. Touches nothing that another live server holds.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::cgroup::{self, Hierarchy};
+use super::error::SandboxError;
+use super::processes;
+use super::report::{Limiter, SweepReport};
+use super::settings::{SandboxPaths, Settings};
+use super::slot::{Slot, SlotLocks};
+use super::workspace::{self, Workspace};
+
+pub(super) struct Host {
+    pub settings: Settings,
+    pub paths: SandboxPaths,
+    pub hierarchy: Option<Hierarchy>,
+    locks: SlotLocks,
+    slot_freed: Notify,
+}
+
+/// A slot of another server is freed without a word, so it is asked for again and again.
+const SLOT_POLL: Duration = Duration::from_millis(100);
+
+impl Host {
+    pub(super) fn open(settings: &Settings, paths: SandboxPaths) -> Result<Self, SandboxError> {
+        workspace::work_root(&paths.root)?;
+        let locks = SlotLocks::open(&settings.lock_directory, settings.slots, settings.slot_uid_base)?;
+        let hierarchy = cgroup::find(&settings.cgroup_parent);
+        Ok(Self { settings: settings.clone(), paths, hierarchy, locks, slot_freed: Notify::new() })
+    }
+
+    pub(super) fn limiter(&self) -> Limiter {
+        self.hierarchy.as_ref().map_or(Limiter::Polling, Hierarchy::limiter)
+    }
+
+    /// Waits for a free slot and leaves it clean.
+    pub(super) async fn take_slot(&self, id: &str) -> Result<Slot, SandboxError> {
+        self.wait_for_slot(|| self.locks.try_take(id)).await
+    }
+
+    /// Like [`Host::take_slot`], for a trial.
+    pub(super) async fn take_trial_slot(&self, id: &str) -> Result<Slot, SandboxError> {
+        self.wait_for_slot(|| self.locks.try_take_trial(id)).await
+    }
+
+    async fn wait_for_slot(
+        &self,
+        take: impl Fn() -> Result<Option<Slot>, SandboxError>,
+    ) -> Result<Slot, SandboxError> {
+        let waited_seconds = self.settings.slot_wait_seconds;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(waited_seconds);
+        loop {
+            if let Some(slot) = take()? {
+                self.clean(&slot).await?;
+                return Ok(slot);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(SandboxError::SlotWait { waited_seconds });
+            }
+            tokio::select! {
+                () = self.slot_freed.notified() => {}
+                () = tokio::time::sleep(SLOT_POLL) => {}
+            }
+        }
+    }
+
+    pub(super) fn slot_freed(&self) {
+        self.slot_freed.notify_one();
+    }
+
+    /// Ends what still runs in a slot that nobody holds; `(processes, cgroups)` that were there.
+    async fn clean(&self, slot: &Slot) -> Result<(usize, usize), SandboxError> {
+        let group = self.hierarchy.as_ref().map(|hierarchy| hierarchy.named(&slot.name));
+        let left = || {
+            let mut left = group.as_ref().map(cgroup::Cgroup::processes).unwrap_or_default();
+            left.extend(slot.uid.map(processes::of_uid).unwrap_or_default());
+            left
+        };
+        let dirty = |what: String| SandboxError::SlotDirty { slot: slot.name.clone(), what };
+        let (killed, survivors) = processes::kill_until_none(left).await;
+        if !survivors.is_empty() {
+            return Err(dirty(format!("processes {survivors:?} can't be killed")));
+        }
+        let removed = group.map_or(Ok(false), |group| group.remove());
+        Ok((killed, removed.map_err(|e| dirty(format!("its cgroup can't be removed: {e}")))?.into()))
+    }
+
+    pub(super) async fn make_workspace(
+        self: &Arc<Self>,
+        id: String,
+        owner: Option<u32>,
+    ) -> Result<Workspace, SandboxError> {
+        let host = Arc::clone(self);
+        let make = move || Workspace::create(&host.paths.root, &id, owner);
+        tokio::task::spawn_blocking(make).await.map_err(SandboxError::Task)?
+    }
+
+    /// Removes leftovers. Folders are listed first and locks looked at afterwards: whoever made a
+    /// folder held its lock before, so a folder without a holder has none.
+    pub(super) async fn sweep(
+        &self,
+        keep: &(dyn for<'name> Fn(&'name str) -> bool + Send + Sync),
+    ) -> Result<SweepReport, SandboxError> {
+        let work = workspace::work_root(&self.paths.root)?;
+        let folders: Vec<String> = std::fs::read_dir(&work)
+            .map_err(|e| SandboxError::io("list", &work, e))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        let (free, held) = self.locks.inspect()?;
+        let held: HashSet<String> = held.into_iter().collect();
+        let mut report = SweepReport::default();
+        for slot in free {
+            let (processes, cgroups) = self.clean(&slot).await?;
+            report.processes += processes;
+            report.cgroups += cgroups;
+        }
+        let leftover: Vec<String> =
+            folders.into_iter().filter(|name| !held.contains(name) && !keep(name)).collect();
+        for name in leftover {
+            report.mounts += unmount_beneath(&work.join(&name));
+            let work = work.clone();
+            let remove = move || workspace::remove_work_folder(&work, &name);
+            tokio::task::spawn_blocking(remove).await.map_err(SandboxError::Task)??;
+            report.folders += 1;
+        }
+        Ok(report)
+    }
+}
+
+/// Sandboxes mount in namespaces of their own, which end with them; this is for what an operator or an
+/// older version left.
+fn unmount_beneath(folder: &Path) -> usize {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let beneath = |line: &&str| line.split(' ').nth(4).is_some_and(|at| Path::new(at).starts_with(folder));
+    // The newest lies on top.
+    let found: Vec<&str> = table.lines().filter(beneath).filter_map(|line| line.split(' ').nth(4)).collect();
+    let detach = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
+    found.iter().rev().filter(|at| nix::mount::umount2(**at, detach).is_ok()).count()
+}

@@ -1,0 +1,161 @@
+//! A read-through mirror of an npm registry: the only network that a build has. It speaks GET and HEAD,
+//! asks one upstream, keeps what it got on disk, and is written to by nobody but itself.
+//!
+//! Must never carry a request's body, query or headers upstream, nor a credential inwards.
+//! (Architecture exception: this room names `actix_web`. Its listener is a unix socket inside a
+//! sandbox's own folder, not a door of the platform, and shares nothing with `http`.)
+
+mod asset;
+mod document;
+mod serve;
+mod store;
+mod upstream;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::settings::MirrorSettings;
+use asset::Asset;
+use store::{Kept, Store};
+use upstream::Upstream;
+
+pub(super) use serve::MirrorSocket;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    #[error("the registry does not have it")]
+    NotFound,
+    #[error("the registry answered {status}")]
+    Refused { status: u16 },
+    #[error("the registry could not be reached")]
+    Unreachable(#[source] reqwest::Error),
+    #[error("the registry's answer is larger than {limit_bytes} bytes")]
+    TooLarge { limit_bytes: u64 },
+    #[error("the registry's package document is not readable")]
+    Document(#[source] serde_json::Error),
+    #[error("the tarball does not match the digest in its package document")]
+    Integrity,
+    #[error("npm does not tell which registry it uses; set sandbox.mirror.registry_url")]
+    RegistryUnknown,
+    #[error("`{url}` is not an http or https address of a registry")]
+    RegistryUrl { url: String },
+    #[error("the mirror's HTTP client could not be made")]
+    Client(#[source] reqwest::Error),
+    #[error("the mirror could not {action}")]
+    Disk {
+        action: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the mirror must be opened within a tokio runtime")]
+    NoRuntime(#[source] tokio::runtime::TryCurrentError),
+    #[error("a task of the mirror ended early")]
+    Task(#[source] tokio::task::JoinError),
+}
+
+pub(super) struct Mirror {
+    settings: MirrorSettings,
+    tools: std::path::PathBuf,
+    store: Store,
+    upstream: OnceCell<Upstream>,
+    /// Fetches run here and not on a listener's own threads: they end with their sandbox, and pooled
+    /// connections and fetches that others wait for must not end with them.
+    runtime: Handle,
+    places: Semaphore,
+    flights: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// Keys of fetches under way are cleared once so many have gathered.
+const FLIGHTS_REMEMBERED: usize = 1024;
+
+impl Mirror {
+    pub(super) fn open(
+        settings: &MirrorSettings,
+        folder: &Path,
+        tools: &Path,
+    ) -> Result<Arc<Self>, MirrorError> {
+        Ok(Arc::new(Self {
+            store: Store::open(folder, settings.total_bytes)?,
+            tools: tools.to_owned(),
+            upstream: OnceCell::new(),
+            runtime: Handle::try_current().map_err(MirrorError::NoRuntime)?,
+            places: Semaphore::new(settings.upstream_requests),
+            flights: Mutex::default(),
+            settings: settings.clone(),
+        }))
+    }
+
+    /// Finds out once where the registry is.
+    pub(super) async fn upstream(&self) -> Result<&Upstream, MirrorError> {
+        self.upstream.get_or_try_init(|| Upstream::find(&self.settings, &self.tools)).await
+    }
+
+    /// The asset from disk, or from upstream and then from disk.
+    async fn get(self: &Arc<Self>, asset: Asset) -> Result<Kept, MirrorError> {
+        let fresh = Duration::from_secs(self.settings.document_fresh_seconds);
+        if let Some(kept) = self.store.find(&asset, Some(fresh)).await? {
+            return Ok(kept);
+        }
+        let mirror = Arc::clone(self);
+        let fetch = async move {
+            let flight = mirror.flight(&asset.key());
+            let _only_one = flight.lock().await;
+            if let Some(kept) = mirror.store.find(&asset, Some(fresh)).await? {
+                return Ok(kept);
+            }
+            match mirror.fetch(&asset).await {
+                Ok(()) => mirror.store.find(&asset, None).await?.ok_or(MirrorError::NotFound),
+                Err(error @ (MirrorError::NotFound | MirrorError::Integrity)) => Err(error),
+                // Old news beats none: installs go on while the registry is away.
+                Err(error) => match mirror.store.find(&asset, None).await? {
+                    Some(stale) => {
+                        tracing::warn!(registry.asset = %asset.key(), error = %error, "serving a stale package document");
+                        Ok(stale)
+                    }
+                    None => Err(error),
+                },
+            }
+        };
+        self.runtime.spawn(fetch).await.map_err(MirrorError::Task)?
+    }
+
+    fn flight(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(key).and_then(Weak::upgrade) {
+            return flight;
+        }
+        if flights.len() >= FLIGHTS_REMEMBERED {
+            flights.retain(|_, flight| flight.strong_count() > 0);
+        }
+        let flight = Arc::new(tokio::sync::Mutex::new(()));
+        flights.insert(key.to_owned(), Arc::downgrade(&flight));
+        flight
+    }
+
+    async fn fetch(&self, asset: &Asset) -> Result<(), MirrorError> {
+        let upstream = self.upstream().await?;
+        // The semaphore is never closed.
+        let _place = self.places.acquire().await.ok();
+        match asset {
+            Asset::Document { name, form } => {
+                let body = upstream.document(name, *form, self.settings.document_bytes).await?;
+                let (served, origins) = tokio::task::spawn_blocking(move || document::rewrite(&body))
+                    .await
+                    .map_err(MirrorError::Task)??;
+                self.store.keep_document(asset, served, origins).await
+            }
+            Asset::Tarball { name, file } => {
+                let origin = self.store.origin(name, file).await;
+                let target = self.store.temporary().await?;
+                let limit = self.settings.tarball_bytes;
+                let fetched = upstream.tarball(name, file, origin.as_ref(), limit, &target).await;
+                self.store.keep_tarball(asset, target, fetched).await
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The mirror's HTTP face: one listener per sandbox, on a unix socket that only this sandbox has.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::{Method, header};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use rustix::fs::{AtFlags, Gid, Uid};
+use tokio_util::io::ReaderStream;
+
+use super::asset::Asset;
+use super::store::disk;
+use super::{Mirror, MirrorError};
+use crate::sandbox::tree;
+
+/// The listener of one sandbox; ends when dropped.
+pub(in crate::sandbox) struct MirrorSocket {
+    handle: ServerHandle,
+}
+
+impl Drop for MirrorSocket {
+    fn drop(&mut self) {
+        // The order to stop is sent at once; only waiting for it would need the future.
+        drop(self.handle.stop(false));
+    }
+}
+
+impl Mirror {
+    /// Listens on `<folder>/registry.sock`, for `owner` alone.
+    pub(in crate::sandbox) fn listen(
+        self: &Arc<Self>,
+        folder: &Path,
+        owner: Option<u32>,
+    ) -> Result<MirrorSocket, MirrorError> {
+        let listener = bind(folder, owner).map_err(disk("listen for a sandbox"))?;
+        let mirror = web::Data::from(Arc::clone(self));
+        let server =
+            HttpServer::new(move || App::new().app_data(mirror.clone()).default_service(web::to(answer)))
+                .workers(1)
+                .worker_max_blocking_threads(4)
+                .max_connections(self.settings.connections)
+                .client_request_timeout(Duration::from_secs(10))
+                .shutdown_timeout(1)
+                .disable_signals()
+                .listen_uds(listener)
+                .map_err(disk("listen for a sandbox"))?
+                .run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        Ok(MirrorSocket { handle })
+    }
+}
+
+/// Through the folder's descriptor: a data folder's path may be longer than a socket's may be.
+fn bind(folder: &Path, owner: Option<u32>) -> std::io::Result<UnixListener> {
+    let folder = tree::open_own_folder(folder)?;
+    let path = format!("/proc/self/fd/{}/registry.sock", folder.as_raw_fd());
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    if let Some(owner) = owner {
+        let (uid, gid) = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
+        rustix::fs::chownat(&folder, "registry.sock", uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(listener)
+}
+
+async fn answer(request: HttpRequest, mirror: web::Data<Mirror>) -> HttpResponse {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return HttpResponse::MethodNotAllowed()
+            .insert_header((header::ALLOW, "GET, HEAD"))
+            .body("the registry can only be read from a build\n");
+    }
+    let accept = request.headers().get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    let Some(asset) = Asset::parse(request.uri().path(), accept) else {
+        return HttpResponse::NotFound().json(serde_json::json!({ "error": "not found" }));
+    };
+    let media_type = match &asset {
+        Asset::Document { .. } => "application/json",
+        Asset::Tarball { .. } => "application/octet-stream",
+    };
+    match mirror.into_inner().get(asset.clone()).await {
+        Ok(kept) => HttpResponse::Ok()
+            .content_type(media_type)
+            .no_chunking(kept.size)
+            .streaming(ReaderStream::with_capacity(kept.file, 64 * 1024)),
+        Err(MirrorError::NotFound) => {
+            HttpResponse::NotFound().json(serde_json::json!({ "error": "not found" }))
+        }
+        Err(error) => {
+            tracing::warn!(registry.asset = %asset.key(), error = %error, "the registry mirror has no answer");
+            HttpResponse::BadGateway().json(serde_json::json!({ "error": error.to_string() }))
+        }
+    }
+}
