@@ -1,0 +1,21 @@
+//! Pure words and rules: names, states and their transitions, faults.
+//! Knows no framework and nothing else of ours.
+
+pub mod cause;
+pub mod hostname;
+pub mod id;
+pub mod principal;
+pub mod source;
+pub mod status;
+pub mod step;
+pub mod time;
+pub mod tree_path;
+pub mod worker_name;
+
+pub use cause::{Cause, Fault};
+pub use id::{DeploymentId, Digest, OrgId, ProjectId, TokenId, UserId, VersionId};
+pub use principal::{OrgScope, Principal, Scope};
+pub use status::{DeploymentStatus, StepStatus, Target};
+pub use step::Step;
+pub use tree_path::{TreePath, TreePathError};
+pub use worker_name::{WorkerName, preview_label};
