@@ -1,0 +1,413 @@
+//! Recording a deployment, reading it, and claiming it.
+
+use entity::{deployment, deployment_step, membership, project, project_target};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, Condition, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect,
+};
+
+use super::idempotency::{self, IdempotencyKey, Remembered};
+use super::{Store, StoreError, clock, events, outcome, quota};
+use crate::domain::{
+    DeploymentId, DeploymentStatus, OrgScope, ProjectId, Step, StepStatus, Target, UserId,
+    status::CancelReason,
+};
+
+pub use entity::deployment::Model as DeploymentRow;
+pub use entity::deployment_step::Model as StepRow;
+
+/// Attempts in all; a fourth is refused (contract §7).
+pub const MAX_ATTEMPTS: i32 = 3;
+
+/// A deployment to be recorded. Its blobs are durable already.
+#[derive(Debug, Clone)]
+pub struct NewDeployment {
+    pub id: DeploymentId,
+    pub project: ProjectId,
+    pub user: UserId,
+    pub target: Target,
+    /// JSON of [`SourceOrder`](crate::domain::source::SourceOrder).
+    pub source: String,
+    /// JSON of [`BuildOverrides`](crate::domain::source::BuildOverrides).
+    pub build: String,
+    pub env_sealed: Option<String>,
+    pub custom_domain: Option<String>,
+    pub branch: Option<String>,
+    pub commit: Option<String>,
+    pub message: Option<String>,
+    /// Whether this one cancels queued older ones of the same project and target.
+    pub supersede: Supersede,
+    pub idempotency: Option<IdempotencyKey>,
+    /// Deployments an organization may make in a calendar month.
+    pub quota_limit: i64,
+    /// Deployments of one organization that may wait at once.
+    pub waiting_limit: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supersede {
+    QueuedOlder,
+    Nothing,
+}
+
+/// What recording came to.
+#[derive(Debug)]
+pub enum Recorded {
+    New(Box<DeploymentRow>),
+    /// The idempotency key stands for this one already.
+    Remembered(Box<DeploymentRow>),
+    KeyConflict,
+    ProjectMissing,
+    NotAMember,
+    ProjectInactive,
+    DomainTaken,
+    QuotaExceeded {
+        limit: i64,
+    },
+    TooManyWaiting {
+        limit: u64,
+    },
+}
+
+/// What a claim came to.
+#[derive(Debug)]
+pub enum Claim {
+    Taken(Box<DeploymentRow>),
+    /// Nothing with that id.
+    Unknown,
+    Final,
+    /// Another live lease, an older ring, a busy project or a row that is not due: the message is
+    /// done with, the row stays what it is and is rung again when its time comes.
+    NotNow,
+}
+
+/// One page of deployments, newest first; `before` is the `(created_at, id)` of the last one seen.
+#[derive(Debug, Clone, Default)]
+pub struct DeploymentFilter {
+    pub project: Option<ProjectId>,
+    pub status: Option<DeploymentStatus>,
+    pub before: Option<(i64, String)>,
+    pub limit: u64,
+}
+
+impl Store {
+    /// One transaction: idempotency key, quota, superseding, sequence number, row, steps, event.
+    ///
+    /// # Errors
+    /// If the database can't take it; nothing is recorded or reserved then.
+    pub async fn deployment_create(
+        &self,
+        scope: &OrgScope,
+        new: NewDeployment,
+    ) -> Result<Recorded, StoreError> {
+        let tx = self.begin().await?;
+        let recorded = create_in(&tx, scope, new).await?;
+        match recorded {
+            Recorded::New(_) => tx.commit().await?,
+            // Nothing of a refused deployment may stay behind.
+            _ => tx.rollback().await?,
+        }
+        Ok(recorded)
+    }
+
+    pub async fn deployment_get(
+        &self,
+        scope: &OrgScope,
+        id: &DeploymentId,
+    ) -> Result<Option<DeploymentRow>, StoreError> {
+        Ok(deployment::Entity::find_by_id(id.as_str())
+            .filter(deployment::Column::OrgId.eq(scope.org().as_str()))
+            .one(&self.read)
+            .await?)
+    }
+
+    /// For the public status page and the pipeline: no organization is asked, so what it shows
+    /// must be fit for strangers.
+    pub async fn deployment_by_id(&self, id: &str) -> Result<Option<DeploymentRow>, StoreError> {
+        Ok(deployment::Entity::find_by_id(id).one(&self.read).await?)
+    }
+
+    pub async fn deployment_list(
+        &self,
+        scope: &OrgScope,
+        filter: &DeploymentFilter,
+    ) -> Result<Vec<DeploymentRow>, StoreError> {
+        let mut query = deployment::Entity::find()
+            .filter(deployment::Column::OrgId.eq(scope.org().as_str()))
+            .order_by_desc(deployment::Column::CreatedAt)
+            .order_by_desc(deployment::Column::Id)
+            .limit(filter.limit);
+        if let Some(project) = &filter.project {
+            query = query.filter(deployment::Column::ProjectId.eq(project.as_str()));
+        }
+        if let Some(status) = filter.status {
+            query = query.filter(deployment::Column::Status.eq(status.as_str()));
+        }
+        if let Some((at, id)) = &filter.before {
+            query = query.filter(
+                Condition::any().add(deployment::Column::CreatedAt.lt(*at)).add(
+                    Condition::all()
+                        .add(deployment::Column::CreatedAt.eq(*at))
+                        .add(deployment::Column::Id.lt(id.as_str())),
+                ),
+            );
+        }
+        Ok(query.all(&self.read).await?)
+    }
+
+    /// The six journal rows, in no particular order.
+    pub async fn deployment_steps(&self, id: &str) -> Result<Vec<StepRow>, StoreError> {
+        Ok(deployment_step::Entity::find()
+            .filter(deployment_step::Column::DeploymentId.eq(id))
+            .all(&self.read)
+            .await?)
+    }
+
+    /// Takes the lease, if the row is due, its project is free and `ring` is the newest one.
+    /// Raises the attempt and the fence.
+    pub async fn deployment_claim(
+        &self,
+        id: &str,
+        org: &str,
+        ring: i64,
+        owner: &str,
+        lease_ms: i64,
+    ) -> Result<Claim, StoreError> {
+        let tx = self.begin().await?;
+        let claim = claim_in(&tx, (id, org), ring, owner, lease_ms).await?;
+        tx.commit().await?;
+        Ok(claim)
+    }
+}
+
+async fn create_in(
+    tx: &DatabaseTransaction,
+    scope: &OrgScope,
+    new: NewDeployment,
+) -> Result<Recorded, StoreError> {
+    let now = clock::now(tx).await?;
+    let org = scope.org().to_string();
+    if let Some(key) = &new.idempotency {
+        match idempotency::find(tx, &org, key, now).await? {
+            Remembered::Nothing => {}
+            Remembered::OtherBody => return Ok(Recorded::KeyConflict),
+            Remembered::SameBody { deployment_id } => {
+                let row = deployment::Entity::find_by_id(deployment_id)
+                    .one(tx)
+                    .await?
+                    .ok_or(StoreError::Corrupt { what: "idempotency key" })?;
+                return Ok(Recorded::Remembered(Box::new(row)));
+            }
+        }
+    }
+    let project = project::Entity::find_by_id(new.project.as_str())
+        .filter(project::Column::OrgId.eq(&org))
+        .one(tx)
+        .await?;
+    let Some(project) = project else { return Ok(Recorded::ProjectMissing) };
+    if project.status != "active" {
+        return Ok(Recorded::ProjectInactive);
+    }
+    if membership::Entity::find_by_id((org.clone(), new.user.to_string())).one(tx).await?.is_none() {
+        return Ok(Recorded::NotAMember);
+    }
+    if let Some(hostname) = &new.custom_domain
+        && super::domains::owner_elsewhere(tx, hostname, &project.id).await?
+    {
+        return Ok(Recorded::DomainTaken);
+    }
+    if !quota::reserve(tx, &org, new.id.as_str(), new.quota_limit, now).await? {
+        return Ok(Recorded::QuotaExceeded { limit: new.quota_limit });
+    }
+    let target = new.target.as_str();
+    if new.supersede == Supersede::QueuedOlder {
+        supersede_queued(tx, &project.id, target, now).await?;
+    }
+    let waiting = deployment::Entity::find()
+        .filter(deployment::Column::OrgId.eq(&org))
+        .filter(deployment::Column::Status.eq("queued"))
+        .count(tx)
+        .await?;
+    if waiting >= new.waiting_limit {
+        return Ok(Recorded::TooManyWaiting { limit: new.waiting_limit });
+    }
+    if let Some(hostname) = &new.custom_domain {
+        super::domains::claim(tx, &org, &project.id, hostname, now).await?;
+    }
+    let row = DeploymentRow {
+        id: new.id.to_string(),
+        org_id: org.clone(),
+        seq: next_seq(tx, &org, &project.id, target).await?,
+        project_id: project.id,
+        user_id: new.user.to_string(),
+        target: target.into(),
+        status: "queued".into(),
+        current_step: None,
+        progress: 0,
+        attempt: 0,
+        fence: 0,
+        ring: 1,
+        rung_at: None,
+        ring_sequence: None,
+        due_at: now,
+        lease_owner: None,
+        lease_until: None,
+        cancel_requested_at: None,
+        cancel_reason: None,
+        source: new.source,
+        build: new.build,
+        env_sealed: new.env_sealed,
+        custom_domain: new.custom_domain,
+        branch: new.branch,
+        commit_ref: new.commit,
+        message: new.message,
+        event_seq: 0,
+        version_id: None,
+        switched_at: None,
+        cause: None,
+        crashed_step: None,
+        crashes_in_step: 0,
+        first_failed_at: None,
+        last_failed_at: None,
+        created_at: now,
+        updated_at: now,
+        finished_at: None,
+    };
+    deployment::Entity::insert(deployment::ActiveModel::from(row.clone())).exec_without_returning(tx).await?;
+    let steps = Step::ALL.iter().map(|step| deployment_step::ActiveModel {
+        deployment_id: Set(row.id.clone()),
+        step: Set(step.as_str().into()),
+        status: Set(StepStatus::Pending.as_str().into()),
+        attempt: Set(0),
+        started_at: Set(None),
+        finished_at: Set(None),
+        result: Set(None),
+        error: Set(None),
+    });
+    deployment_step::Entity::insert_many(steps).exec_without_returning(tx).await?;
+    events::add(tx, &row.id, now, events::Kind::Queued, "Deployment queued", serde_json::json!({})).await?;
+    if let Some(key) = &new.idempotency {
+        idempotency::remember(tx, &org, key, &row.id, now).await?;
+    }
+    Ok(Recorded::New(Box::new(row)))
+}
+
+/// The next sequence number of a project and target: whoever holds a lower one can't go live later.
+async fn next_seq(
+    tx: &DatabaseTransaction,
+    org: &str,
+    project: &str,
+    target: &str,
+) -> Result<i64, StoreError> {
+    let fresh = project_target::ActiveModel {
+        project_id: Set(project.into()),
+        target: Set(target.into()),
+        org_id: Set(org.into()),
+        last_seq: Set(1),
+        live_seq: Set(0),
+        live_version_id: Set(None),
+        route_epoch: Set(0),
+    };
+    let raise = OnConflict::columns([project_target::Column::ProjectId, project_target::Column::Target])
+        .value(
+            project_target::Column::LastSeq,
+            Expr::col((project_target::Entity, project_target::Column::LastSeq)).add(1),
+        )
+        .to_owned();
+    project_target::Entity::insert(fresh).on_conflict(raise).exec_without_returning(tx).await?;
+    let row = project_target::Entity::find_by_id((project.to_owned(), target.to_owned())).one(tx).await?;
+    row.map(|r| r.last_seq).ok_or(StoreError::Corrupt { what: "sequence number" })
+}
+
+async fn supersede_queued(
+    tx: &DatabaseTransaction,
+    project: &str,
+    target: &str,
+    now: i64,
+) -> Result<(), StoreError> {
+    let older = deployment::Entity::find()
+        .filter(deployment::Column::ProjectId.eq(project))
+        .filter(deployment::Column::Target.eq(target))
+        .filter(deployment::Column::Status.eq("queued"))
+        .all(tx)
+        .await?;
+    for row in older {
+        outcome::cancel_queued(tx, &row, CancelReason::Superseded, now).await?;
+    }
+    Ok(())
+}
+
+async fn claim_in(
+    tx: &DatabaseTransaction,
+    (id, org): (&str, &str),
+    ring: i64,
+    owner: &str,
+    lease_ms: i64,
+) -> Result<Claim, StoreError> {
+    let now = clock::now(tx).await?;
+    // The subject's organization is authoritative: another one's id is as unknown as none.
+    let found = deployment::Entity::find_by_id(id).filter(deployment::Column::OrgId.eq(org)).one(tx).await?;
+    let Some(row) = found else { return Ok(Claim::Unknown) };
+    match DeploymentStatus::parse(&row.status) {
+        Some(s) if s.is_final() => return Ok(Claim::Final),
+        Some(DeploymentStatus::InProgress) => return Ok(Claim::NotNow),
+        _ => {}
+    }
+    if row.ring != ring {
+        return Ok(Claim::NotNow);
+    }
+    if row.due_at > now || row.attempt >= MAX_ATTEMPTS || must_wait(tx, &row).await? {
+        // This ring is spent; the row is rung again once nothing stands in its way.
+        deployment::Entity::update_many()
+            .col_expr(deployment::Column::Ring, Expr::col(deployment::Column::Ring).add(1))
+            .col_expr(deployment::Column::RungAt, Expr::value(Option::<i64>::None))
+            .filter(deployment::Column::Id.eq(id))
+            .exec(tx)
+            .await?;
+        return Ok(Claim::NotNow);
+    }
+    deployment::Entity::update_many()
+        .col_expr(deployment::Column::Status, Expr::value("in_progress"))
+        .col_expr(deployment::Column::Attempt, Expr::col(deployment::Column::Attempt).add(1))
+        .col_expr(deployment::Column::Fence, Expr::col(deployment::Column::Fence).add(1))
+        .col_expr(deployment::Column::LeaseOwner, Expr::value(owner))
+        .col_expr(deployment::Column::LeaseUntil, Expr::value(now + lease_ms))
+        .col_expr(deployment::Column::Progress, Expr::value(0))
+        .col_expr(deployment::Column::CurrentStep, Expr::value(Option::<String>::None))
+        .col_expr(deployment::Column::UpdatedAt, Expr::value(now))
+        .filter(deployment::Column::Id.eq(id))
+        .exec(tx)
+        .await?;
+    deployment_step::Entity::update_many()
+        .col_expr(deployment_step::Column::Status, Expr::value("pending"))
+        .col_expr(deployment_step::Column::Attempt, Expr::value(row.attempt + 1))
+        .col_expr(deployment_step::Column::StartedAt, Expr::value(Option::<i64>::None))
+        .col_expr(deployment_step::Column::FinishedAt, Expr::value(Option::<i64>::None))
+        .col_expr(deployment_step::Column::Error, Expr::value(Option::<String>::None))
+        .filter(deployment_step::Column::DeploymentId.eq(id))
+        .exec(tx)
+        .await?;
+    let message = format!("Attempt {} of {MAX_ATTEMPTS} started", row.attempt + 1);
+    let data = serde_json::json!({ "attempt": row.attempt + 1 });
+    events::add(tx, id, now, events::Kind::Started, &message, data).await?;
+    let row = deployment::Entity::find_by_id(id).one(tx).await?;
+    Ok(row.map_or(Claim::Unknown, |row| Claim::Taken(Box::new(row))))
+}
+
+/// Whether another deployment of the same project and target runs, or waits with a lower number.
+async fn must_wait(tx: &DatabaseTransaction, row: &DeploymentRow) -> Result<bool, StoreError> {
+    let ahead = deployment::Entity::find()
+        .filter(deployment::Column::ProjectId.eq(&row.project_id))
+        .filter(deployment::Column::Target.eq(&row.target))
+        .filter(
+            Condition::any().add(deployment::Column::Status.eq("in_progress")).add(
+                Condition::all()
+                    .add(deployment::Column::Status.eq("queued"))
+                    .add(deployment::Column::Seq.lt(row.seq)),
+            ),
+        )
+        .count(tx)
+        .await?;
+    Ok(ahead > 0)
+}

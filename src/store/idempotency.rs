@@ -1,0 +1,77 @@
+//! Remembered `Idempotency-Key`s, per organization and credential.
+
+use entity::idempotency_key;
+use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
+
+use super::{Store, StoreError};
+
+/// How long a key is remembered (contract §2).
+pub const REMEMBERED_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// What the caller sent along.
+#[derive(Debug, Clone)]
+pub struct IdempotencyKey {
+    pub credential_id: String,
+    pub key: String,
+    pub body_digest: String,
+}
+
+/// What a key stands for already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remembered {
+    Nothing,
+    SameBody { deployment_id: String },
+    OtherBody,
+}
+
+pub(super) async fn find(
+    tx: &DatabaseTransaction,
+    org: &str,
+    key: &IdempotencyKey,
+    now: i64,
+) -> Result<Remembered, StoreError> {
+    let primary = (org.to_owned(), key.credential_id.clone(), key.key.clone());
+    let Some(row) = idempotency_key::Entity::find_by_id(primary.clone()).one(tx).await? else {
+        return Ok(Remembered::Nothing);
+    };
+    if row.created_at + REMEMBERED_MS <= now {
+        idempotency_key::Entity::delete_by_id(primary).exec(tx).await?;
+        return Ok(Remembered::Nothing);
+    }
+    Ok(if row.body_digest == key.body_digest {
+        Remembered::SameBody { deployment_id: row.deployment_id }
+    } else {
+        Remembered::OtherBody
+    })
+}
+
+pub(super) async fn remember(
+    tx: &DatabaseTransaction,
+    org: &str,
+    key: &IdempotencyKey,
+    deployment: &str,
+    now: i64,
+) -> Result<(), StoreError> {
+    idempotency_key::Entity::insert(idempotency_key::ActiveModel {
+        org_id: Set(org.into()),
+        credential_id: Set(key.credential_id.clone()),
+        key: Set(key.key.clone()),
+        body_digest: Set(key.body_digest.clone()),
+        deployment_id: Set(deployment.into()),
+        created_at: Set(now),
+    })
+    .exec_without_returning(tx)
+    .await?;
+    Ok(())
+}
+
+impl Store {
+    /// Forgets keys past their day. Answers how many.
+    pub async fn idempotency_forget(&self, now: i64) -> Result<u64, StoreError> {
+        let gone = idempotency_key::Entity::delete_many()
+            .filter(idempotency_key::Column::CreatedAt.lt(now - REMEMBERED_MS))
+            .exec(&self.write)
+            .await?;
+        Ok(gone.rows_affected)
+    }
+}

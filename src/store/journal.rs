@@ -1,0 +1,235 @@
+//! What a running attempt writes: heartbeat, steps, version, switch. Every write names the fence.
+
+use entity::{deployment, deployment_step, project_target, version};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, UpdateMany};
+
+use super::deployments::DeploymentRow;
+use super::{Store, StoreError, clock, events, routes};
+use crate::domain::{Step, StepStatus, VersionId};
+
+/// The hold that an attempt has on its deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    pub deployment: String,
+    pub fence: i64,
+}
+
+/// What a heartbeat found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    Alive,
+    CancelRequested,
+}
+
+/// A version to be recorded.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    pub id: VersionId,
+    pub preview_label: String,
+    pub manifest_digest: String,
+    pub pack_digest: String,
+    pub pack_size: i64,
+    pub file_count: i64,
+}
+
+/// What going live came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switched {
+    /// Live, since the table of this epoch.
+    Live {
+        epoch: i64,
+    },
+    /// A newer one is live already.
+    Superseded,
+    CancelRequested,
+}
+
+impl Hold {
+    #[must_use]
+    pub fn of(row: &DeploymentRow) -> Self {
+        Self { deployment: row.id.clone(), fence: row.fence }
+    }
+
+    /// An update that changes the row only while this hold is the current one.
+    pub(super) fn update(&self) -> UpdateMany<deployment::Entity> {
+        deployment::Entity::update_many()
+            .filter(deployment::Column::Id.eq(&self.deployment))
+            .filter(deployment::Column::Fence.eq(self.fence))
+            .filter(deployment::Column::Status.eq("in_progress"))
+    }
+
+    /// Reads the row if this hold is still the current one.
+    pub(super) async fn row(&self, tx: &DatabaseTransaction) -> Result<DeploymentRow, StoreError> {
+        deployment::Entity::find_by_id(&self.deployment)
+            .filter(deployment::Column::Fence.eq(self.fence))
+            .filter(deployment::Column::Status.eq("in_progress"))
+            .one(tx)
+            .await?
+            .ok_or(StoreError::FenceLost)
+    }
+}
+
+impl Store {
+    /// Extends the lease.
+    ///
+    /// # Errors
+    /// [`StoreError::FenceLost`] if the lease was taken or the deployment has ended.
+    pub async fn lease_extend(&self, hold: &Hold, lease_ms: i64) -> Result<Pulse, StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = hold.row(&tx).await?;
+        hold.update().col_expr(deployment::Column::LeaseUntil, Expr::value(now + lease_ms)).exec(&tx).await?;
+        tx.commit().await?;
+        Ok(pulse_of(&row))
+    }
+
+    /// Looks whether the hold is still good and whether a cancel was asked; writes nothing.
+    pub async fn lease_look(&self, hold: &Hold) -> Result<Pulse, StoreError> {
+        let row = self.deployment_by_id(&hold.deployment).await?;
+        match row {
+            Some(row) if row.fence == hold.fence && row.status == "in_progress" => Ok(pulse_of(&row)),
+            _ => Err(StoreError::FenceLost),
+        }
+    }
+
+    pub async fn step_begin(&self, hold: &Hold, step: Step) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let changed = hold
+            .update()
+            .col_expr(deployment::Column::CurrentStep, Expr::value(step.as_str()))
+            .col_expr(deployment::Column::Progress, Expr::value(step.progress()))
+            .col_expr(deployment::Column::UpdatedAt, Expr::value(now))
+            .exec(&tx)
+            .await?;
+        if changed.rows_affected == 0 {
+            return Err(StoreError::FenceLost);
+        }
+        step_update(hold, step)
+            .col_expr(deployment_step::Column::Status, Expr::value("in_progress"))
+            .col_expr(deployment_step::Column::StartedAt, Expr::value(now))
+            .exec(&tx)
+            .await?;
+        let data = serde_json::json!({ "step": step, "status": "in_progress", "progress": step.progress() });
+        events::add(&tx, &hold.deployment, now, events::Kind::Step, step.begin_line(), data).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Ends a step with `status`; `result` is what a later attempt may reuse.
+    pub async fn step_end(
+        &self,
+        hold: &Hold,
+        step: Step,
+        status: StepStatus,
+        result: Option<String>,
+        message: &str,
+    ) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        hold.row(&tx).await?;
+        let mut update = step_update(hold, step)
+            .col_expr(deployment_step::Column::Status, Expr::value(status.as_str()))
+            .col_expr(deployment_step::Column::FinishedAt, Expr::value(now));
+        if result.is_some() {
+            update = update.col_expr(deployment_step::Column::Result, Expr::value(result));
+        }
+        if status == StepStatus::Failed {
+            update = update.col_expr(deployment_step::Column::Error, Expr::value(message));
+        }
+        update.exec(&tx).await?;
+        let data = serde_json::json!({ "step": step, "status": status });
+        events::add(&tx, &hold.deployment, now, events::Kind::Step, message, data).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Records the version and puts its preview address into the next routing table.
+    /// Answers that table's epoch. Recording the same version again changes nothing.
+    pub async fn version_record(&self, hold: &Hold, new: &NewVersion) -> Result<i64, StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = hold.row(&tx).await?;
+        if let Some(known) = version::Entity::find_by_id(new.id.as_str()).one(&tx).await? {
+            tx.rollback().await?;
+            return Ok(known.route_epoch);
+        }
+        let epoch = routes::next_epoch(&tx).await?;
+        version::Entity::insert(version::ActiveModel {
+            id: Set(new.id.to_string()),
+            org_id: Set(row.org_id),
+            project_id: Set(row.project_id),
+            deployment_id: Set(row.id),
+            target: Set(row.target),
+            seq: Set(row.seq),
+            kind: Set("static".into()),
+            preview_label: Set(new.preview_label.clone()),
+            manifest_digest: Set(new.manifest_digest.clone()),
+            pack_digest: Set(new.pack_digest.clone()),
+            pack_size: Set(new.pack_size),
+            file_count: Set(new.file_count),
+            created_at: Set(now),
+            retired_at: Set(None),
+            route_epoch: Set(epoch),
+        })
+        .exec_without_returning(&tx)
+        .await?;
+        hold.update().col_expr(deployment::Column::VersionId, Expr::value(new.id.as_str())).exec(&tx).await?;
+        tx.commit().await?;
+        Ok(epoch)
+    }
+
+    /// Goes live, if nothing newer is and no cancel was asked. Each sequence number switches at
+    /// most once, and never after its cancel was confirmed.
+    pub async fn version_switch(&self, hold: &Hold, version: &str) -> Result<Switched, StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = hold.row(&tx).await?;
+        if row.cancel_requested_at.is_some() {
+            tx.rollback().await?;
+            return Ok(Switched::CancelRequested);
+        }
+        let epoch = routes::next_epoch(&tx).await?;
+        let changed = project_target::Entity::update_many()
+            .col_expr(project_target::Column::LiveSeq, Expr::value(row.seq))
+            .col_expr(project_target::Column::LiveVersionId, Expr::value(version))
+            .col_expr(project_target::Column::RouteEpoch, Expr::value(epoch))
+            .filter(project_target::Column::ProjectId.eq(&row.project_id))
+            .filter(project_target::Column::Target.eq(&row.target))
+            .filter(project_target::Column::LiveSeq.lt(row.seq))
+            .exec(&tx)
+            .await?;
+        if changed.rows_affected == 0 {
+            tx.rollback().await?;
+            return self.switched_before(&row, version).await;
+        }
+        hold.update().col_expr(deployment::Column::SwitchedAt, Expr::value(now)).exec(&tx).await?;
+        let data = serde_json::json!({ "epoch": epoch });
+        events::add(&tx, &hold.deployment, now, events::Kind::Switched, "Version is live", data).await?;
+        tx.commit().await?;
+        Ok(Switched::Live { epoch })
+    }
+
+    /// An attempt that resumes after its own switch finds its number live already.
+    async fn switched_before(&self, row: &DeploymentRow, version: &str) -> Result<Switched, StoreError> {
+        let key = (row.project_id.clone(), row.target.clone());
+        let live = project_target::Entity::find_by_id(key).one(&self.read).await?;
+        Ok(match live {
+            Some(t) if t.live_seq == row.seq && t.live_version_id.as_deref() == Some(version) => {
+                Switched::Live { epoch: t.route_epoch }
+            }
+            _ => Switched::Superseded,
+        })
+    }
+}
+
+fn pulse_of(row: &DeploymentRow) -> Pulse {
+    if row.cancel_requested_at.is_some() { Pulse::CancelRequested } else { Pulse::Alive }
+}
+
+fn step_update(hold: &Hold, step: Step) -> UpdateMany<deployment_step::Entity> {
+    deployment_step::Entity::update_many()
+        .filter(deployment_step::Column::DeploymentId.eq(&hold.deployment))
+        .filter(deployment_step::Column::Step.eq(step.as_str()))
+}

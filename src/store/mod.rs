@@ -1,0 +1,26 @@
+//! The only room that knows sea-orm: noun-first functions over the tables.
+//!
+//! Every tenant's query takes an [`OrgScope`](crate::domain::OrgScope); every write of a running
+//! deployment names its fence, and a write with an old fence changes no row.
+//! Never decides what should happen; only whether the recorded state allows it.
+
+mod clock;
+mod connect;
+mod error;
+
+pub mod deployments;
+pub mod domains;
+pub mod edges;
+pub mod events;
+pub mod idempotency;
+pub mod journal;
+pub mod logs;
+pub mod outcome;
+pub mod projects;
+pub mod quota;
+pub mod rings;
+pub mod routes;
+pub mod tenants;
+
+pub use connect::{Settings, Store};
+pub use error::StoreError;

@@ -1,0 +1,334 @@
+//! How an attempt or a deployment ends: one transaction each, quota included.
+
+use entity::{deployment, deployment_step, project};
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect};
+
+use super::deployments::{DeploymentRow, MAX_ATTEMPTS};
+use super::journal::Hold;
+use super::quota::{self, QuotaEnd};
+use super::{Store, StoreError, clock, events};
+use crate::domain::status::CancelReason;
+use crate::domain::{Cause, DeploymentId, Digest, Fault, OrgScope, Step};
+
+/// What asking for a cancel came to.
+#[derive(Debug)]
+pub enum CancelAsked {
+    /// It was still queued: it is cancelled.
+    Cancelled(Box<DeploymentRow>),
+    /// It runs: the running attempt will end it.
+    Requested(Box<DeploymentRow>),
+    /// It has ended, or its version is live already.
+    TooLate(Box<DeploymentRow>),
+    Unknown,
+}
+
+impl Store {
+    /// The version is live and was fetched. The tree that was built becomes the stored one.
+    pub async fn deployment_complete(&self, hold: &Hold, tree: Option<&Digest>) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = hold.row(&tx).await?;
+        end_row(hold, "completed", now)
+            .col_expr(deployment::Column::Progress, Expr::value(100))
+            .col_expr(deployment::Column::Cause, Expr::value(Option::<String>::None))
+            .exec(&tx)
+            .await?;
+        if let Some(tree) = tree {
+            project::Entity::update_many()
+                .col_expr(project::Column::TreeDigest, Expr::value(tree.as_str()))
+                .filter(project::Column::Id.eq(&row.project_id))
+                .exec(&tx)
+                .await?;
+        }
+        quota::end(&tx, &row.id, QuotaEnd::Settled, now).await?;
+        let data = serde_json::json!({ "progress": 100 });
+        events::add(&tx, &row.id, now, events::Kind::Completed, "Deployment completed", data).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A final failure. A platform's failure gives the quota back.
+    pub async fn deployment_fail(&self, hold: &Hold, cause: &Cause) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = hold.row(&tx).await?;
+        end_row(hold, "failed", now)
+            .col_expr(deployment::Column::Cause, Expr::value(to_json(cause)))
+            .col_expr(deployment::Column::LastFailedAt, Expr::value(now))
+            .col_expr(deployment::Column::FirstFailedAt, Expr::value(row.first_failed_at.unwrap_or(now)))
+            .exec(&tx)
+            .await?;
+        fail_steps(&tx, &row.id, &cause.summary, now).await?;
+        let how = match cause.class {
+            Fault::User => QuotaEnd::Settled,
+            Fault::Platform | Fault::Unknown => QuotaEnd::Released,
+        };
+        quota::end(&tx, &row.id, how, now).await?;
+        let data = serde_json::json!({ "cause": cause.public() });
+        events::add(&tx, &row.id, now, events::Kind::Failed, &cause.summary, data).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Releases the lease after a platform failure; the row is due again in `delay_ms`.
+    pub async fn deployment_retry(
+        &self,
+        hold: &Hold,
+        cause: &Cause,
+        delay_ms: i64,
+    ) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = hold.row(&tx).await?;
+        requeue(&tx, hold, &row, cause, delay_ms, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Ends a running deployment as cancelled. Its process tree is dead already.
+    pub async fn deployment_cancelled(&self, hold: &Hold, reason: CancelReason) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = hold.row(&tx).await?;
+        end_row(hold, "cancelled", now)
+            .col_expr(deployment::Column::CancelReason, Expr::value(reason.as_str()))
+            .exec(&tx)
+            .await?;
+        skip_steps(&tx, &row.id, now).await?;
+        quota::end(&tx, &row.id, QuotaEnd::Settled, now).await?;
+        cancelled_event(&tx, &row.id, reason, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Gives a lease back because the server is stopping: the attempt does not count.
+    pub async fn deployment_hand_over(&self, hold: &Hold) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        hold.row(&tx).await?;
+        release(hold, now, now)
+            .col_expr(deployment::Column::Attempt, Expr::col(deployment::Column::Attempt).sub(1))
+            .exec(&tx)
+            .await?;
+        events::add(
+            &tx,
+            &hold.deployment,
+            now,
+            events::Kind::Retry,
+            "Handed over: the server is stopping",
+            serde_json::json!({}),
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    pub async fn deployment_cancel(
+        &self,
+        scope: &OrgScope,
+        id: &DeploymentId,
+    ) -> Result<CancelAsked, StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let found = deployment::Entity::find_by_id(id.as_str())
+            .filter(deployment::Column::OrgId.eq(scope.org().as_str()))
+            .one(&tx)
+            .await?;
+        let Some(row) = found else { return Ok(CancelAsked::Unknown) };
+        if row.finished_at.is_some() || row.switched_at.is_some() {
+            return Ok(CancelAsked::TooLate(Box::new(row)));
+        }
+        if row.status == "queued" {
+            cancel_queued(&tx, &row, CancelReason::Requested, now).await?;
+        } else if row.cancel_requested_at.is_none() {
+            deployment::Entity::update_many()
+                .col_expr(deployment::Column::CancelRequestedAt, Expr::value(now))
+                .col_expr(deployment::Column::UpdatedAt, Expr::value(now))
+                .filter(deployment::Column::Id.eq(&row.id))
+                .exec(&tx)
+                .await?;
+            let kind = events::Kind::CancelRequested;
+            events::add(&tx, &row.id, now, kind, "Cancel requested", serde_json::json!({})).await?;
+        }
+        let now_is = deployment::Entity::find_by_id(id.as_str()).one(&tx).await?;
+        tx.commit().await?;
+        let now_is = Box::new(now_is.ok_or(StoreError::Corrupt { what: "deployment" })?);
+        Ok(if now_is.status == "cancelled" {
+            CancelAsked::Cancelled(now_is)
+        } else {
+            CancelAsked::Requested(now_is)
+        })
+    }
+
+    /// Running deployments whose lease has run out.
+    pub async fn lease_expired_list(&self, limit: u64) -> Result<Vec<DeploymentRow>, StoreError> {
+        let now = self.now().await?;
+        Ok(deployment::Entity::find()
+            .filter(deployment::Column::Status.eq("in_progress"))
+            .filter(deployment::Column::LeaseUntil.lt(now))
+            .limit(limit)
+            .all(&self.read)
+            .await?)
+    }
+
+    /// Ends an expired lease: the deployment waits for its next attempt, is cancelled if that was
+    /// asked, or fails with `cause` when it has no attempt left. The dead letter is confirmed
+    /// before this is called for the last time. Answers whether the lease was really expired.
+    pub async fn lease_expire(&self, hold: &Hold, cause: &Cause, delay_ms: i64) -> Result<bool, StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let row = match hold.row(&tx).await {
+            Err(StoreError::FenceLost) => return Ok(false),
+            other => other?,
+        };
+        if row.lease_until.is_none_or(|until| until >= now) {
+            return Ok(false);
+        }
+        let same_step = row.crashed_step.is_some() && row.crashed_step == row.current_step;
+        let crashes = if same_step { row.crashes_in_step + 1 } else { 1 };
+        hold.update()
+            .col_expr(deployment::Column::CrashedStep, Expr::value(row.current_step.clone()))
+            .col_expr(deployment::Column::CrashesInStep, Expr::value(crashes))
+            .exec(&tx)
+            .await?;
+        if row.cancel_requested_at.is_some() && row.switched_at.is_none() {
+            end_row(hold, "cancelled", now)
+                .col_expr(deployment::Column::CancelReason, Expr::value("requested"))
+                .exec(&tx)
+                .await?;
+            skip_steps(&tx, &row.id, now).await?;
+            quota::end(&tx, &row.id, QuotaEnd::Settled, now).await?;
+            cancelled_event(&tx, &row.id, CancelReason::Requested, now).await?;
+        } else if row.attempt >= MAX_ATTEMPTS {
+            end_row(hold, "failed", now)
+                .col_expr(deployment::Column::Cause, Expr::value(to_json(cause)))
+                .col_expr(deployment::Column::LastFailedAt, Expr::value(now))
+                .col_expr(deployment::Column::FirstFailedAt, Expr::value(row.first_failed_at.unwrap_or(now)))
+                .exec(&tx)
+                .await?;
+            fail_steps(&tx, &row.id, &cause.summary, now).await?;
+            quota::end(&tx, &row.id, QuotaEnd::Released, now).await?;
+            let data = serde_json::json!({ "cause": cause.public() });
+            events::add(&tx, &row.id, now, events::Kind::Failed, &cause.summary, data).await?;
+        } else {
+            requeue(&tx, hold, &row, cause, delay_ms, now).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+}
+
+/// Cancels a deployment that nobody runs.
+pub(super) async fn cancel_queued(
+    tx: &DatabaseTransaction,
+    row: &DeploymentRow,
+    reason: CancelReason,
+    now: i64,
+) -> Result<(), StoreError> {
+    let changed = deployment::Entity::update_many()
+        .col_expr(deployment::Column::Status, Expr::value("cancelled"))
+        .col_expr(deployment::Column::CancelReason, Expr::value(reason.as_str()))
+        .col_expr(deployment::Column::EnvSealed, Expr::value(Option::<String>::None))
+        .col_expr(deployment::Column::UpdatedAt, Expr::value(now))
+        .col_expr(deployment::Column::FinishedAt, Expr::value(now))
+        .filter(deployment::Column::Id.eq(&row.id))
+        .filter(deployment::Column::Status.eq("queued"))
+        .exec(tx)
+        .await?;
+    if changed.rows_affected == 0 {
+        return Ok(());
+    }
+    skip_steps(tx, &row.id, now).await?;
+    let how = if row.attempt == 0 { QuotaEnd::Released } else { QuotaEnd::Settled };
+    quota::end(tx, &row.id, how, now).await?;
+    cancelled_event(tx, &row.id, reason, now).await
+}
+
+async fn requeue(
+    tx: &DatabaseTransaction,
+    hold: &Hold,
+    row: &DeploymentRow,
+    cause: &Cause,
+    delay_ms: i64,
+    now: i64,
+) -> Result<(), StoreError> {
+    release(hold, now, now + delay_ms)
+        .col_expr(deployment::Column::Cause, Expr::value(to_json(cause)))
+        .col_expr(deployment::Column::LastFailedAt, Expr::value(now))
+        .col_expr(deployment::Column::FirstFailedAt, Expr::value(row.first_failed_at.unwrap_or(now)))
+        .exec(tx)
+        .await?;
+    fail_steps(tx, &row.id, &cause.summary, now).await?;
+    let message =
+        format!("Attempt {} of {MAX_ATTEMPTS} failed; next one in {} s", row.attempt, delay_ms / 1_000);
+    let data = serde_json::json!({ "attempt": row.attempt, "cause": cause.public(), "delayMs": delay_ms });
+    events::add(tx, &row.id, now, events::Kind::Retry, &message, data).await
+}
+
+/// The lease is given back and the row waits, with a fresh ring to come.
+fn release(hold: &Hold, now: i64, due_at: i64) -> sea_orm::UpdateMany<deployment::Entity> {
+    hold.update()
+        .col_expr(deployment::Column::Status, Expr::value("queued"))
+        .col_expr(deployment::Column::LeaseOwner, Expr::value(Option::<String>::None))
+        .col_expr(deployment::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+        .col_expr(deployment::Column::Progress, Expr::value(0))
+        .col_expr(deployment::Column::CurrentStep, Expr::value(Option::<String>::None))
+        .col_expr(deployment::Column::Ring, Expr::col(deployment::Column::Ring).add(1))
+        .col_expr(deployment::Column::RungAt, Expr::value(Option::<i64>::None))
+        .col_expr(deployment::Column::RingSequence, Expr::value(Option::<i64>::None))
+        .col_expr(deployment::Column::DueAt, Expr::value(due_at))
+        .col_expr(deployment::Column::UpdatedAt, Expr::value(now))
+}
+
+/// What every final state has in common. Build variables are not kept longer than needed.
+fn end_row(hold: &Hold, status: &'static str, now: i64) -> sea_orm::UpdateMany<deployment::Entity> {
+    hold.update()
+        .col_expr(deployment::Column::Status, Expr::value(status))
+        .col_expr(deployment::Column::LeaseOwner, Expr::value(Option::<String>::None))
+        .col_expr(deployment::Column::LeaseUntil, Expr::value(Option::<i64>::None))
+        .col_expr(deployment::Column::EnvSealed, Expr::value(Option::<String>::None))
+        .col_expr(deployment::Column::UpdatedAt, Expr::value(now))
+        .col_expr(deployment::Column::FinishedAt, Expr::value(now))
+}
+
+async fn fail_steps(tx: &DatabaseTransaction, id: &str, summary: &str, now: i64) -> Result<(), StoreError> {
+    deployment_step::Entity::update_many()
+        .col_expr(deployment_step::Column::Status, Expr::value("failed"))
+        .col_expr(deployment_step::Column::FinishedAt, Expr::value(now))
+        .col_expr(deployment_step::Column::Error, Expr::value(summary))
+        .filter(deployment_step::Column::DeploymentId.eq(id))
+        .filter(deployment_step::Column::Status.eq("in_progress"))
+        .filter(deployment_step::Column::Step.ne(Step::Cleanup.as_str()))
+        .exec(tx)
+        .await?;
+    skip_steps(tx, id, now).await
+}
+
+async fn skip_steps(tx: &DatabaseTransaction, id: &str, now: i64) -> Result<(), StoreError> {
+    deployment_step::Entity::update_many()
+        .col_expr(deployment_step::Column::Status, Expr::value("skipped"))
+        .col_expr(deployment_step::Column::FinishedAt, Expr::value(now))
+        .filter(deployment_step::Column::DeploymentId.eq(id))
+        .filter(deployment_step::Column::Status.is_in(["pending", "in_progress"]))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+async fn cancelled_event(
+    tx: &DatabaseTransaction,
+    id: &str,
+    reason: CancelReason,
+    now: i64,
+) -> Result<(), StoreError> {
+    let message = match reason {
+        CancelReason::Requested => "Deployment cancelled",
+        CancelReason::Superseded => "Deployment superseded by a newer one",
+    };
+    events::add(tx, id, now, events::Kind::Cancelled, message, serde_json::json!({ "reason": reason })).await
+}
+
+fn to_json(cause: &Cause) -> String {
+    serde_json::to_string(cause).unwrap_or_default()
+}

@@ -1,0 +1,109 @@
+//! The quota ledger: one entry per deployment, reserved → settled or released, inside the
+//! deployment's own transactions, so that the sums balance whatever is killed.
+
+use entity::{quota_entry, quota_period};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
+
+use super::StoreError;
+use crate::domain::time;
+
+/// The one plan there is.
+pub const PLAN: &str = "standard";
+
+/// How a reservation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuotaEnd {
+    Settled,
+    Released,
+}
+
+/// Reserves one deployment in this month's period. Answers `false` when the plan is used up.
+pub(super) async fn reserve(
+    tx: &DatabaseTransaction,
+    org: &str,
+    deployment: &str,
+    limit: i64,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let period = time::month(now);
+    let opened = quota_period::ActiveModel {
+        org_id: Set(org.into()),
+        period: Set(period.clone()),
+        plan: Set(PLAN.into()),
+        limit_count: Set(limit),
+        reserved: Set(0),
+        settled: Set(0),
+        released: Set(0),
+    };
+    quota_period::Entity::insert(opened)
+        .on_conflict(
+            OnConflict::columns([quota_period::Column::OrgId, quota_period::Column::Period])
+                .do_nothing()
+                .to_owned(),
+        )
+        .exec_without_returning(tx)
+        .await
+        .map(|_| ())
+        .or_else(|e| if matches!(e, sea_orm::DbErr::RecordNotInserted) { Ok(()) } else { Err(e) })?;
+    let taken = quota_period::Entity::update_many()
+        .col_expr(quota_period::Column::Reserved, Expr::col(quota_period::Column::Reserved).add(1))
+        .filter(quota_period::Column::OrgId.eq(org))
+        .filter(quota_period::Column::Period.eq(&period))
+        .filter(
+            Expr::col(quota_period::Column::Reserved)
+                .add(Expr::col(quota_period::Column::Settled))
+                .lt(Expr::col(quota_period::Column::LimitCount)),
+        )
+        .exec(tx)
+        .await?;
+    if taken.rows_affected == 0 {
+        return Ok(false);
+    }
+    quota_entry::Entity::insert(quota_entry::ActiveModel {
+        deployment_id: Set(deployment.into()),
+        org_id: Set(org.into()),
+        period: Set(period),
+        state: Set("reserved".into()),
+        updated_at: Set(now),
+    })
+    .exec_without_returning(tx)
+    .await?;
+    Ok(true)
+}
+
+/// Ends a reservation, once: a second call for the same deployment changes nothing.
+pub(super) async fn end(
+    tx: &DatabaseTransaction,
+    deployment: &str,
+    how: QuotaEnd,
+    now: i64,
+) -> Result<(), StoreError> {
+    let state = match how {
+        QuotaEnd::Settled => "settled",
+        QuotaEnd::Released => "released",
+    };
+    let changed = quota_entry::Entity::update_many()
+        .col_expr(quota_entry::Column::State, Expr::value(state))
+        .col_expr(quota_entry::Column::UpdatedAt, Expr::value(now))
+        .filter(quota_entry::Column::DeploymentId.eq(deployment))
+        .filter(quota_entry::Column::State.eq("reserved"))
+        .exec(tx)
+        .await?;
+    if changed.rows_affected == 0 {
+        return Ok(());
+    }
+    let Some(entry) = quota_entry::Entity::find_by_id(deployment).one(tx).await? else { return Ok(()) };
+    let gains = match how {
+        QuotaEnd::Settled => quota_period::Column::Settled,
+        QuotaEnd::Released => quota_period::Column::Released,
+    };
+    quota_period::Entity::update_many()
+        .col_expr(quota_period::Column::Reserved, Expr::col(quota_period::Column::Reserved).sub(1))
+        .col_expr(gains, Expr::col(gains).add(1))
+        .filter(quota_period::Column::OrgId.eq(&entry.org_id))
+        .filter(quota_period::Column::Period.eq(&entry.period))
+        .exec(tx)
+        .await?;
+    Ok(())
+}

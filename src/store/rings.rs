@@ -1,0 +1,90 @@
+//! Which deployments are due and unrung, and remembering that one was rung.
+
+use entity::deployment;
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{ColumnTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
+
+use super::deployments::DeploymentRow;
+use super::{Store, StoreError};
+
+impl Store {
+    /// Queued rows that are due, not rung, and with nothing of their project and target running or
+    /// waiting before them; oldest first.
+    pub async fn ring_due(&self, limit: u64) -> Result<Vec<DeploymentRow>, StoreError> {
+        let now = self.now().await?;
+        let sql = "SELECT d.* FROM deployment d WHERE d.status = 'queued' AND d.due_at <= $1 AND d.rung_at IS NULL \
+                   AND NOT EXISTS (SELECT 1 FROM deployment o WHERE o.project_id = d.project_id AND o.target = d.target \
+                   AND (o.status = 'in_progress' OR (o.status = 'queued' AND o.seq < d.seq))) \
+                   ORDER BY d.due_at, d.created_at LIMIT $2";
+        let backend = self.read.get_database_backend();
+        let sql =
+            if backend == DbBackend::Sqlite { sql.replace("$1", "?").replace("$2", "?") } else { sql.into() };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let statement = Statement::from_sql_and_values(backend, sql, [now.into(), limit.into()]);
+        Ok(deployment::Entity::find().from_raw_sql(statement).all(&self.read).await?)
+    }
+
+    /// Remembers that `ring` was published as message `sequence`.
+    pub async fn ring_rung(&self, id: &str, ring: i64, sequence: i64) -> Result<(), StoreError> {
+        let now = self.now().await?;
+        deployment::Entity::update_many()
+            .col_expr(deployment::Column::RungAt, Expr::value(now))
+            .col_expr(deployment::Column::RingSequence, Expr::value(sequence))
+            .filter(deployment::Column::Id.eq(id))
+            .filter(deployment::Column::Ring.eq(ring))
+            .filter(deployment::Column::Status.eq("queued"))
+            .exec(&self.write)
+            .await?;
+        Ok(())
+    }
+
+    /// Queued rows that were rung longer than `older_than_ms` ago and never claimed.
+    pub async fn ring_unanswered(
+        &self,
+        older_than_ms: i64,
+        limit: u64,
+    ) -> Result<Vec<DeploymentRow>, StoreError> {
+        let now = self.now().await?;
+        Ok(deployment::Entity::find()
+            .filter(deployment::Column::Status.eq("queued"))
+            .filter(deployment::Column::RungAt.lt(now - older_than_ms))
+            .order_by_asc(deployment::Column::RungAt)
+            .limit(limit)
+            .all(&self.read)
+            .await?)
+    }
+
+    /// Takes a ring back: the row is rung again under the next number.
+    pub async fn ring_again(&self, id: &str, ring: i64) -> Result<(), StoreError> {
+        unring(ring_filter(deployment::Entity::update_many(), id, ring)).exec(&self.write).await?;
+        Ok(())
+    }
+
+    /// After the stream was lost: every waiting row is rung again. Answers how many.
+    pub async fn ring_all_again(&self) -> Result<u64, StoreError> {
+        let changed = unring(deployment::Entity::update_many())
+            .filter(deployment::Column::Status.eq("queued"))
+            .filter(deployment::Column::RungAt.is_not_null())
+            .exec(&self.write)
+            .await?;
+        Ok(changed.rows_affected)
+    }
+}
+
+fn ring_filter(
+    update: sea_orm::UpdateMany<deployment::Entity>,
+    id: &str,
+    ring: i64,
+) -> sea_orm::UpdateMany<deployment::Entity> {
+    update
+        .filter(deployment::Column::Id.eq(id))
+        .filter(deployment::Column::Ring.eq(ring))
+        .filter(deployment::Column::Status.eq("queued"))
+}
+
+fn unring(update: sea_orm::UpdateMany<deployment::Entity>) -> sea_orm::UpdateMany<deployment::Entity> {
+    update
+        .col_expr(deployment::Column::Ring, Expr::col(deployment::Column::Ring).add(1))
+        .col_expr(deployment::Column::RungAt, Expr::value(Option::<i64>::None))
+        .col_expr(deployment::Column::RingSequence, Expr::value(Option::<i64>::None))
+}

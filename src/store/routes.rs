@@ -1,0 +1,156 @@
+//! What the routing table is built from: live versions, previews, and the epoch that numbers it.
+
+use std::collections::{HashMap, HashSet};
+
+use entity::{project, project_target, route_epoch, version};
+use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    TransactionTrait,
+};
+
+use super::{Store, StoreError};
+
+pub use entity::version::Model as VersionRow;
+
+/// One Worker and what is live on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveRow {
+    pub project_id: String,
+    pub org_id: String,
+    pub worker_name: String,
+    pub version_id: Option<String>,
+    pub live_seq: i64,
+    pub route_epoch: i64,
+}
+
+/// A consistent reading of everything that changed after some epoch.
+#[derive(Debug, Clone, Default)]
+pub struct RouteChanges {
+    pub epoch: i64,
+    /// Every project whose live version changed.
+    pub live: Vec<LiveRow>,
+    /// Every version that was recorded or retired.
+    pub versions: Vec<VersionRow>,
+}
+
+/// Raises the epoch and answers it. Writers hold the row until they commit, so epochs become
+/// visible in order and a reader that saw one has seen all before it.
+pub(super) async fn next_epoch(tx: &DatabaseTransaction) -> Result<i64, StoreError> {
+    route_epoch::Entity::update_many()
+        .col_expr(route_epoch::Column::Epoch, Expr::col(route_epoch::Column::Epoch).add(1))
+        .filter(route_epoch::Column::Id.eq(1))
+        .exec(tx)
+        .await?;
+    current_epoch(tx).await
+}
+
+async fn current_epoch<C: ConnectionTrait>(connection: &C) -> Result<i64, StoreError> {
+    let row = route_epoch::Entity::find_by_id(1).one(connection).await?;
+    row.map(|r| r.epoch).ok_or(StoreError::Corrupt { what: "route epoch" })
+}
+
+impl Store {
+    pub async fn route_epoch(&self) -> Result<i64, StoreError> {
+        current_epoch(&self.read).await
+    }
+
+    /// What changed after `epoch`; 0 reads everything.
+    pub async fn route_changes(&self, epoch: i64) -> Result<RouteChanges, StoreError> {
+        // One transaction, so that the rows and the epoch are of the same moment.
+        let tx = self.read.begin().await?;
+        let now_at = current_epoch(&tx).await?;
+        if now_at == epoch {
+            return Ok(RouteChanges { epoch, ..RouteChanges::default() });
+        }
+        let targets = project_target::Entity::find()
+            .filter(project_target::Column::RouteEpoch.gt(epoch))
+            .filter(project_target::Column::Target.eq("production"))
+            .all(&tx)
+            .await?;
+        let live = with_workers(&tx, targets).await?;
+        let versions = version::Entity::find().filter(version::Column::RouteEpoch.gt(epoch)).all(&tx).await?;
+        tx.commit().await?;
+        Ok(RouteChanges { epoch: now_at, live, versions })
+    }
+
+    pub async fn version_get(&self, id: &str) -> Result<Option<VersionRow>, StoreError> {
+        Ok(version::Entity::find_by_id(id).one(&self.read).await?)
+    }
+
+    /// The ids of versions that were retired before `at`.
+    pub async fn version_retired_ids(&self, at: i64) -> Result<HashSet<String>, StoreError> {
+        let ids: Vec<String> = version::Entity::find()
+            .filter(version::Column::RetiredAt.lt(at))
+            .select_only()
+            .column(version::Column::Id)
+            .into_tuple()
+            .all(&self.read)
+            .await?;
+        Ok(ids.into_iter().collect())
+    }
+
+    /// Retires versions of a project beyond the newest `keep`, never the live one.
+    /// Answers the retired ones.
+    pub async fn version_retire(&self, project: &str, keep: u64) -> Result<Vec<VersionRow>, StoreError> {
+        let tx = self.begin().await?;
+        let now = super::clock::now(&tx).await?;
+        let live: Vec<String> = project_target::Entity::find()
+            .filter(project_target::Column::ProjectId.eq(project))
+            .all(&tx)
+            .await?
+            .into_iter()
+            .filter_map(|t| t.live_version_id)
+            .collect();
+        let old = version::Entity::find()
+            .filter(version::Column::ProjectId.eq(project))
+            .filter(version::Column::RetiredAt.is_null())
+            .filter(version::Column::Id.is_not_in(live))
+            .order_by_desc(version::Column::CreatedAt)
+            .offset(keep)
+            .limit(1_000)
+            .all(&tx)
+            .await?;
+        if old.is_empty() {
+            tx.rollback().await?;
+            return Ok(old);
+        }
+        let epoch = next_epoch(&tx).await?;
+        version::Entity::update_many()
+            .col_expr(version::Column::RetiredAt, Expr::value(now))
+            .col_expr(version::Column::RouteEpoch, Expr::value(epoch))
+            .filter(version::Column::Id.is_in(old.iter().map(|v| v.id.clone())))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(old)
+    }
+}
+
+async fn with_workers<C: ConnectionTrait>(
+    tx: &C,
+    targets: Vec<project_target::Model>,
+) -> Result<Vec<LiveRow>, StoreError> {
+    let mut live = Vec::with_capacity(targets.len());
+    for batch in targets.chunks(1_000) {
+        let ids = batch.iter().map(|t| t.project_id.clone());
+        let names: HashMap<String, String> = project::Entity::find()
+            .filter(project::Column::Id.is_in(ids))
+            .all(tx)
+            .await?
+            .into_iter()
+            .map(|p| (p.id, p.worker_name))
+            .collect();
+        live.extend(batch.iter().filter_map(|t| {
+            Some(LiveRow {
+                project_id: t.project_id.clone(),
+                org_id: t.org_id.clone(),
+                worker_name: names.get(&t.project_id)?.clone(),
+                version_id: t.live_version_id.clone(),
+                live_seq: t.live_seq,
+                route_epoch: t.route_epoch,
+            })
+        }));
+    }
+    Ok(live)
+}
