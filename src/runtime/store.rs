@@ -153,6 +153,12 @@ impl VersionStore {
         join(tokio::task::spawn_blocking(finish).await)?
     }
 
+    /// Whether a version is complete on this disk. Blocking, but only for one look.
+    pub fn contains(&self, id: &VersionId) -> bool {
+        // The folder is renamed into place with both files, so one look tells.
+        self.folder.join(id.as_str()).join(MANIFEST_FILE).is_file()
+    }
+
     /// Loads a version for serving; reads its manifest, not its bodies. Blocking.
     /// `owner` is its Worker; `created_at_seconds` (Unix time) becomes `Last-Modified`.
     pub fn open(
