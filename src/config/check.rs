@@ -1,0 +1,121 @@
+//! What can be known of the settings without trying them: ranges, and what production demands.
+
+use secrecy::ExposeSecret;
+
+use super::{Environment, Settings};
+use crate::domain::hostname::Hostname;
+
+/// A key shorter than this can be guessed.
+const SECRET_BYTES: usize = 32;
+
+/// Every mistake as `(key, what is allowed)`.
+pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut demand = |holds: bool, key: &str, allowed: &str| {
+        if !holds {
+            found.push((key.to_owned(), allowed.to_owned()));
+        }
+    };
+    demand(!s.http.listen.is_empty(), "http.listen", "must name at least one address");
+    for address in s.http.listen.iter().chain(std::iter::once(&s.http.operator_listen)) {
+        let key = if address == &s.http.operator_listen { "http.operator_listen" } else { "http.listen" };
+        demand(
+            address.parse::<std::net::SocketAddr>().is_ok(),
+            key,
+            "must be IP:PORT, such as 127.0.0.1:3008",
+        );
+    }
+    demand(
+        matches!(s.log.level.as_str(), "trace" | "debug" | "info" | "warn" | "error"),
+        "log.level",
+        "must be one of trace, debug, info, warn, error",
+    );
+    let base = Hostname::parse(&s.domains.base);
+    let plain = base
+        .is_ok_and(|h| h.as_str() == s.domains.base && !h.is_ip_literal() && s.domains.base.contains('.'));
+    demand(plain, "domains.base", "must be a domain name in lower case, such as libra.sh");
+    let url = &s.domains.public_url;
+    let url_ok = url.is_empty() || url.starts_with("http://") || url.starts_with("https://");
+    demand(url_ok, "domains.public_url", "must be empty or an http:// or https:// address");
+    demand(
+        s.database.url.is_empty() || s.database.url.starts_with("sqlite:"),
+        "database.url",
+        "must be empty (a file beneath data_dir) or a sqlite: address; PostgreSQL is not in this release",
+    );
+    demand(
+        s.blobs.url.is_empty(),
+        "blobs.url",
+        "must be empty (a folder beneath data_dir); S3 is not in this release",
+    );
+    demand((1..=64).contains(&s.pipeline.concurrency), "pipeline.concurrency", "must be 1 to 64");
+    demand(s.pipeline.heartbeat_seconds >= 1, "pipeline.heartbeat_seconds", "must be at least 1");
+    demand(
+        s.pipeline.heartbeat_seconds * 2 <= s.pipeline.lease_seconds,
+        "pipeline.lease_seconds",
+        "must be at least twice pipeline.heartbeat_seconds",
+    );
+    demand(
+        s.pipeline.lease_seconds < s.nats.ack_wait_seconds,
+        "pipeline.lease_seconds",
+        "must be less than nats.ack_wait_seconds",
+    );
+    demand(s.pipeline.look_ms >= 50, "pipeline.look_ms", "must be at least 50");
+    demand(s.pipeline.total_timeout_seconds >= 1, "pipeline.total_timeout_seconds", "must be at least 1");
+    demand(s.sources.max_files >= 1, "sources.max_files", "must be at least 1");
+    demand(s.quota.deployments_per_month >= 0, "quota.deployments_per_month", "must not be negative");
+    demand(s.versions.retained >= 1, "versions.retained", "must be at least 1");
+    demand(s.sweep.interval_ms >= 50, "sweep.interval_ms", "must be at least 50");
+    demand(s.http.status_requests_per_minute >= 1, "http.status_requests_per_minute", "must be at least 1");
+    for proxy in &s.http.trusted_proxies {
+        let ok = proxy.parse::<ipnet::IpNet>().is_ok() || proxy.parse::<std::net::IpAddr>().is_ok();
+        demand(ok, "http.trusted_proxies", "must be IP addresses or networks, such as 10.0.0.0/8");
+    }
+    match s.sandbox.provider.as_str() {
+        "local" | "none" => {}
+        "daytona" | "e2b" => demand(
+            false,
+            "sandbox.provider",
+            "Daytona and E2B are not in this release; use local (bubblewrap on this machine)",
+        ),
+        _ => demand(false, "sandbox.provider", "must be local, or none in development"),
+    }
+    if s.environment == Environment::Production {
+        production(s, &mut demand);
+    }
+    found.extend(s.sandbox.mistakes().into_iter().map(|text| split(&text)));
+    found.extend(s.nats.problems().into_iter().map(|p| (p.key.to_owned(), p.problem.to_owned())));
+    found
+}
+
+fn production(s: &Settings, demand: &mut impl FnMut(bool, &str, &str)) {
+    let secret = s.security.secret_key.expose_secret();
+    let strong = secret.len() >= SECRET_BYTES && !secret.contains("development");
+    demand(
+        strong,
+        "security.secret_key",
+        "production needs a secret of its own: 32 or more random characters, not a development secret",
+    );
+    demand(
+        !s.domains.base.ends_with(".localhost"),
+        "domains.base",
+        "production needs the domain whose subdomains lead here, such as libra.sh",
+    );
+    demand(
+        s.sandbox.provider != "none",
+        "sandbox.provider",
+        "none gives no isolation; production refuses it",
+    );
+    demand(!s.testing.fault_injection, "testing.fault_injection", "production refuses it");
+    let bootstrap = s.data_dir.join("bootstrap.json");
+    demand(
+        !bootstrap.exists(),
+        "data_dir",
+        "holds bootstrap.json, a development credential; revoke it (libra tokens revoke) and delete the file",
+    );
+}
+
+/// `key: what is allowed` as its two parts.
+fn split(text: &str) -> (String, String) {
+    text.split_once(": ")
+        .map_or_else(|| (text.to_owned(), String::new()), |(k, v)| (k.to_owned(), v.to_owned()))
+}

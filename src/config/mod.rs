@@ -1,0 +1,179 @@
+//! Settings: every key with its type, read once at start.
+//!
+//! `config.toml` is the embedded default and documents each key; then `config.<environment>.toml`,
+//! then `--config FILE`, then `LIBRA__SECTION__KEY`, with the guides' own variables as aliases.
+//! Never read after the start, and never printed without masking secrets.
+
+mod aliases;
+mod check;
+mod load;
+mod show;
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use load::{Loaded, Mistake, Mistakes, load};
+pub use show::show;
+
+/// The defaults, and their documentation.
+pub const DEFAULTS: &str = include_str!("../../config.toml");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    Development,
+    Production,
+}
+
+impl Environment {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Production => "production",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub environment: Environment,
+    pub data_dir: PathBuf,
+    pub tools_dir: PathBuf,
+    pub log: Log,
+    pub http: Http,
+    pub domains: Domains,
+    pub security: Security,
+    pub database: crate::store::Settings,
+    pub nats: crate::queue::Settings,
+    pub blobs: crate::blobs::Settings,
+    pub runtime: crate::runtime::Settings,
+    pub sources: Sources,
+    pub quota: Quota,
+    pub pipeline: Pipeline,
+    pub sandbox: crate::sandbox::Settings,
+    pub versions: Versions,
+    pub sweep: Sweep,
+    pub testing: Testing,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub listen: Vec<String>,
+    pub operator_listen: String,
+    pub workers: usize,
+    pub trusted_proxies: Vec<String>,
+    pub body_bytes: usize,
+    pub header_bytes: usize,
+    pub header_timeout_ms: u64,
+    pub keep_alive_seconds: u64,
+    pub max_connections: usize,
+    pub shutdown_timeout_seconds: u64,
+    pub status_requests_per_minute: u32,
+    pub stream_max_seconds: u64,
+    pub streams: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Domains {
+    pub base: String,
+    pub public_url: String,
+    pub platform_hosts: Vec<String>,
+    pub reserved: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Security {
+    pub secret_key: SecretString,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    pub max_files: usize,
+    pub max_file_bytes: usize,
+    pub max_total_bytes: u64,
+    pub max_history_messages: usize,
+    pub max_env_variables: usize,
+    pub max_env_bytes: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quota {
+    pub deployments_per_month: i64,
+    pub waiting_deployments: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    pub concurrency: usize,
+    pub lease_seconds: u64,
+    pub heartbeat_seconds: u64,
+    pub look_ms: u64,
+    pub retry_first_seconds: u64,
+    pub retry_second_seconds: u64,
+    pub total_timeout_seconds: u64,
+    pub validate_timeout_seconds: u64,
+    pub sync_timeout_seconds: u64,
+    pub sandbox_timeout_seconds: u64,
+    pub build_timeout_seconds: u64,
+    pub deploy_timeout_seconds: u64,
+    pub cleanup_timeout_seconds: u64,
+    pub probe_timeout_ms: u64,
+    pub edge_confirm_ms: u64,
+    pub log_bytes: usize,
+    pub log_line_bytes: usize,
+    pub log_flush_ms: u64,
+    pub output_files: u64,
+    pub output_bytes: u64,
+    pub output_file_bytes: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Versions {
+    pub retained: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    pub interval_ms: u64,
+    pub thorough_seconds: u64,
+    pub batch: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Testing {
+    pub fault_injection: bool,
+}
+
+/// Keys whose values are never shown.
+const SECRET_KEYS: &[&str] = &["security.secret_key", "database.url", "nats.url", "blobs.url"];
+
+fn is_secret(key: &str) -> bool {
+    SECRET_KEYS.contains(&key)
+}
