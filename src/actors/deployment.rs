@@ -1,0 +1,210 @@
+//! One of the pool: pulls one job, walks its steps, settles the message, pulls the next.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures_util::future::BoxFuture;
+
+use super::{ActorParts, Child, ChildStopped, child_actor};
+use crate::domain::time::now_ms;
+use crate::domain::{Cause, Fault};
+use crate::pipeline::{Ended, Stop};
+use crate::queue::{DeadLetter, DeadLetterClass, Delivery, JobSource, QueueError};
+use crate::store::StoreError;
+use crate::store::deployments::{Claim, DeploymentRow};
+use crate::store::journal::Hold;
+
+/// Between two tries while the database or the broker is away.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A message whose row can't be written comes back after this.
+const GIVE_BACK: Duration = Duration::from_secs(10);
+
+pub struct DeploymentActor {
+    slot: usize,
+    parts: ActorParts,
+    owner: Recipient<ChildStopped>,
+}
+
+impl DeploymentActor {
+    pub(super) fn new(slot: usize, parts: ActorParts, owner: Recipient<ChildStopped>) -> Self {
+        Self { slot, parts, owner }
+    }
+}
+
+impl Actor for DeploymentActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let parts = self.parts.clone();
+        let slot = self.slot;
+        let work = async move { pull(&parts, slot).await };
+        ctx.spawn(work.into_actor(self).map(|(), _, ctx| ctx.stop()));
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        // A supervisor that is gone needs no report.
+        drop(self.owner.try_send(ChildStopped(Child::Deployment(self.slot))));
+    }
+}
+
+child_actor!(DeploymentActor);
+
+/// Pulls until the server drains.
+async fn pull(parts: &ActorParts, slot: usize) {
+    let mut jobs = parts.queue.jobs();
+    let owner = format!("{}/{slot}", parts.pipeline.node);
+    while !parts.draining.is_cancelled() {
+        match next(&mut jobs, parts).await {
+            Some(delivery) => one(parts, &owner, delivery).await,
+            None => tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = parts.draining.cancelled() => {}
+            },
+        }
+    }
+}
+
+async fn next(jobs: &mut JobSource, parts: &ActorParts) -> Option<Delivery> {
+    match jobs.next(&parts.draining).await {
+        Ok(delivery) => Some(delivery),
+        Err(QueueError::Closed) => None,
+        Err(e) => {
+            tracing::warn!(error = %e, "no job could be pulled");
+            None
+        }
+    }
+}
+
+/// One message from delivery to settlement.
+async fn one(parts: &ActorParts, owner: &str, delivery: Delivery) {
+    let job = match delivery.job() {
+        Ok(job) if job.params.org_id.as_str() == delivery.subject_org => job,
+        Ok(_) => return refuse(parts, delivery, "the organization of subject and body differ").await,
+        Err(e) => {
+            let why = e.to_string();
+            return refuse(parts, delivery, &why).await;
+        }
+    };
+    let id = job.deployment_id.as_str().to_owned();
+    let ring = i64::try_from(job.params.ring).unwrap_or(i64::MAX);
+    let claim = match claim(parts, owner, &id, ring, &delivery).await {
+        Ok(claim) => claim,
+        Err(e) => {
+            tracing::warn!(deployment.id = %id, error = %e, "the deployment could not be claimed");
+            return settle(&id, delivery.nak(GIVE_BACK).await);
+        }
+    };
+    match claim {
+        Claim::Final | Claim::NotNow => settle(&id, delivery.ack().await),
+        Claim::Unknown => refuse(parts, delivery, "no such deployment of this organization").await,
+        Claim::Taken(row) => walk(parts, &row, delivery).await,
+    }
+}
+
+/// Takes the lease. While the database is away the message is held, alive, and nothing else is pulled.
+async fn claim(
+    parts: &ActorParts,
+    owner: &str,
+    id: &str,
+    ring: i64,
+    delivery: &Delivery,
+) -> Result<Claim, StoreError> {
+    let store = &parts.pipeline.control.store;
+    let lease_ms =
+        i64::try_from(parts.pipeline.control.settings.pipeline.lease_seconds * 1_000).unwrap_or(i64::MAX);
+    loop {
+        match store.deployment_claim(id, &delivery.subject_org, ring, owner, lease_ms).await {
+            Err(e) if e.may_pass() && !parts.draining.is_cancelled() => {
+                tracing::warn!(deployment.id = %id, error = %e, "the database is away; holding the job");
+                if let Err(e) = delivery.progress().await {
+                    tracing::debug!(error = %e, "the held job could not be kept alive");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn walk(parts: &ActorParts, row: &DeploymentRow, delivery: Delivery) {
+    tracing::info!(deployment.id = %row.id, attempt = row.attempt, fence = row.fence, "deployment claimed");
+    let stop = Stop { draining: parts.draining.clone() };
+    let held = &delivery;
+    let progress = move || -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(e) = held.progress().await {
+                tracing::debug!(error = %e, "progress was not acknowledged");
+            }
+        })
+    };
+    let ended = Box::pin(crate::pipeline::run(&parts.pipeline, row, &stop, &progress)).await;
+    match ended {
+        Ended::Settled | Ended::LeaseLost => settle(&row.id, delivery.ack().await),
+        Ended::Unwritten(e) => {
+            tracing::error!(deployment.id = %row.id, error = %e, "the outcome could not be written");
+            settle(&row.id, delivery.nak(GIVE_BACK).await);
+        }
+        Ended::DeadLetter(cause) => bury(parts, row, *cause, delivery).await,
+    }
+    parts.pipeline.control.doorbell.notify_one();
+}
+
+/// The third platform failure: the copy is confirmed, then the row fails, then the message is done
+/// with. Whatever fails on the way leaves the lease to run out, and the sweep does it again.
+async fn bury(parts: &ActorParts, row: &DeploymentRow, cause: Cause, delivery: Delivery) {
+    let letter = super::sweep::letter(row, &cause, DeadLetterClass::Exhausted, delivery.payload.clone());
+    let buried = match letter {
+        Some(letter) => parts.queue.dead_letter(letter).await.map(|_| ()),
+        None => Ok(()),
+    };
+    if let Err(e) = buried {
+        tracing::error!(deployment.id = %row.id, error = %e, "the dead letter was not confirmed");
+        return settle(&row.id, delivery.nak(GIVE_BACK).await);
+    }
+    match parts.pipeline.control.store.deployment_fail(&Hold::of(row), &cause).await {
+        Ok(()) | Err(StoreError::FenceLost) => settle(&row.id, delivery.ack().await),
+        Err(e) => {
+            tracing::error!(deployment.id = %row.id, error = %e, "the failure could not be written");
+            settle(&row.id, delivery.nak(GIVE_BACK).await);
+        }
+    }
+}
+
+/// A message that stands for no deployment: to the dead letters, then gone.
+async fn refuse(parts: &ActorParts, delivery: Delivery, why: &str) {
+    tracing::warn!(queue.sequence = delivery.stream_sequence, reason = %why, "a message was refused");
+    let cause = Cause::new(
+        Fault::User,
+        None,
+        "The message was refused.",
+        "See docs of the queue's message format; deployments are made by POST /deploy.",
+    );
+    let at = time::OffsetDateTime::from_unix_timestamp(now_ms() / 1_000)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let letter = DeadLetter {
+        id: format!("invalid-{}", delivery.stream_sequence),
+        class: DeadLetterClass::Invalid,
+        org_id: delivery.subject_org.parse().ok(),
+        original: delivery.payload.clone(),
+        cause: serde_json::to_value(cause.with_evidence(why)).unwrap_or_default(),
+        attempts: 0,
+        failed_step: None,
+        first_failed_at: at,
+        last_failed_at: at,
+    };
+    match parts.queue.dead_letter(letter).await {
+        Ok(_) => settle("none", delivery.terminate("refused").await),
+        Err(e) => {
+            tracing::error!(error = %e, "a refused message could not be kept; it comes back");
+            settle("none", delivery.nak(GIVE_BACK).await);
+        }
+    }
+}
+
+/// A settlement that was lost leaves the message to be delivered again, which finds the row final
+/// or taken and settles it then.
+fn settle(deployment: &str, settled: Result<(), QueueError>) {
+    if let Err(e) = settled {
+        tracing::warn!(deployment.id = %deployment, error = %e, "a message was not settled; it comes back");
+    }
+}

@@ -1,0 +1,196 @@
+//! Step 5: record the version, let the edges install it, fetch it on its own address, switch, fetch
+//! it on its live address. Undo: before the switch there is nothing to undo (a preview that nobody
+//! links to); the switch itself is undone only by a newer switch.
+
+use std::time::Duration;
+
+use super::build::Built;
+use super::output::manifest_beside;
+use super::probe::{Answer, ProbeError, Sample};
+use super::step::{Done, StepError};
+use super::{Project, Walk};
+use crate::domain::status::CancelReason;
+use crate::domain::worker_name::{WorkerName, preview_label};
+use crate::domain::{Step, Target, VersionId};
+use crate::runtime::{Manifest, PackSource};
+use crate::store::journal::{NewVersion, Switched};
+
+const STEP: Step = Step::Deploy;
+/// Between two looks at an edge that does not serve the version yet.
+const PAUSE: Duration = Duration::from_millis(20);
+
+pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Done<()>, StepError> {
+    let store = &walk.control().store;
+    let worker = WorkerName::parse_shape(&project.worker_name)
+        .map_err(|e| StepError::platform(STEP, "The project's Worker name can't be read.", e))?;
+    let label = preview_label(&walk.row.id, &worker);
+    // One deployment makes one version, so its id serves for both: recording twice can't make two.
+    let version = VersionId::parse(&walk.row.id)
+        .map_err(|e| StepError::platform(STEP, "The deployment's id can't be read.", e))?;
+    let manifest = install(walk, built, &version).await?;
+    let new = NewVersion {
+        id: version.clone(),
+        preview_label: label.clone(),
+        manifest_digest: built.manifest.to_string(),
+        pack_digest: built.pack.to_string(),
+        pack_size: i64::try_from(built.pack_size).unwrap_or(i64::MAX),
+        file_count: i64::try_from(built.file_count).unwrap_or(i64::MAX),
+    };
+    let epoch = store.version_record(&walk.hold, &new).await.map_err(|e| StepError::store(STEP, e))?;
+    refresh(walk, epoch).await?;
+    let sample =
+        Sample::of(&manifest).ok_or_else(|| StepError::platform(STEP, "The version is empty.", "no file"))?;
+    let addresses = &walk.control().addresses;
+    confirm(walk, &addresses.host(&label), &sample, Expect::Exactly(&version)).await?;
+
+    if walk.cancel.is_cancelled() {
+        return Err(super::run::CANCELLED);
+    }
+    let epoch = match store.version_switch(&walk.hold, version.as_str()).await {
+        Ok(Switched::Live { epoch }) => epoch,
+        Ok(Switched::Superseded) => return Err(StepError::Cancelled(CancelReason::Superseded)),
+        Ok(Switched::CancelRequested) => return Err(super::run::CANCELLED),
+        Err(e) => return Err(StepError::store(STEP, e)),
+    };
+    refresh(walk, epoch).await?;
+    if walk.row.target == Target::Production.as_str() {
+        let expect = Expect::ThisOrNewer(&version, walk.row.seq);
+        confirm(walk, &addresses.host(worker.as_str()), &sample, expect).await?;
+    }
+    others_confirmed(walk, epoch).await?;
+    Ok(Done::completed((), "Live"))
+}
+
+/// Puts the version on this edge's disk before anybody asks for it. Other edges fetch it from the
+/// blob store when the table tells them.
+async fn install(walk: &Walk<'_>, built: &Built, version: &VersionId) -> Result<Manifest, StepError> {
+    let pack = walk.scratch().join("pack").join("pack");
+    let beside = manifest_beside(&pack);
+    let failed =
+        |e: crate::runtime::StoreError| StepError::platform(STEP, "The edge's disk could not be written.", e);
+    let bytes = match tokio::fs::read(&beside).await {
+        Ok(bytes) => bytes::Bytes::from(bytes),
+        // A resumed attempt did not build: its pack comes from the blob store.
+        Err(_) => walk
+            .control()
+            .blobs
+            .get(walk.org.as_str(), &built.manifest)
+            .await
+            .map_err(|e| StepError::blobs(STEP, e))?,
+    };
+    let manifest = Manifest::parse(&bytes)
+        .map_err(|e| StepError::platform(STEP, "The version's manifest can't be read.", e))?;
+    let id = crate::runtime::VersionId::parse(version.as_str())
+        .map_err(|e| StepError::platform(STEP, "The deployment's id can't be read.", e))?;
+    if walk.pipeline.versions.contains(&id) {
+        return Ok(manifest);
+    }
+    if !tokio::fs::try_exists(&pack).await.unwrap_or(false) {
+        tokio::fs::create_dir_all(walk.scratch().join("pack")).await.map_err(super::output::local)?;
+        walk.control()
+            .blobs
+            .get_file(walk.org.as_str(), &built.pack, &pack)
+            .await
+            .map_err(|e| StepError::blobs(STEP, e))?;
+    }
+    walk.pipeline.versions.install(&id, bytes, PackSource::Path(pack)).await.map_err(failed)?;
+    Ok(manifest)
+}
+
+async fn refresh(walk: &Walk<'_>, epoch: i64) -> Result<(), StepError> {
+    let refreshed = (walk.pipeline.refresh_routes)(epoch).await;
+    refreshed.map(|_| ()).map_err(|e| StepError::platform(STEP, "The routing table could not be renewed.", e))
+}
+
+/// Which version must answer.
+enum Expect<'a> {
+    Exactly(&'a VersionId),
+    /// Or one with a higher sequence number, which has superseded it meanwhile.
+    ThisOrNewer(&'a VersionId, i64),
+}
+
+/// Waits until one live edge serves the version. Bounded by the step's time.
+async fn confirm(walk: &Walk<'_>, host: &str, sample: &Sample, expect: Expect<'_>) -> Result<(), StepError> {
+    let limit = Duration::from_millis(walk.control().settings.pipeline.probe_timeout_ms);
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let last = match probe_edges(walk, host, sample, &expect).await? {
+            Ok(()) => return Ok(()),
+            Err(e) => e,
+        };
+        if tokio::time::Instant::now() >= deadline {
+            let summary = match last {
+                ProbeError::NoEdge => "No edge is live to serve the new version.",
+                _ => "The new version did not answer through the front door.",
+            };
+            return Err(StepError::platform(STEP, summary, last));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = walk.cancel.cancelled() => return Err(super::run::CANCELLED),
+        }
+    }
+}
+
+async fn probe_edges(
+    walk: &Walk<'_>,
+    host: &str,
+    sample: &Sample,
+    expect: &Expect<'_>,
+) -> Result<Result<(), ProbeError>, StepError> {
+    let edges = walk.control().store.edge_live().await.map_err(|e| StepError::store(STEP, e))?;
+    // This node's own edge first: it is likely to be there already.
+    let (own, others): (Vec<_>, Vec<_>) = edges.into_iter().partition(|e| e.id == walk.pipeline.node);
+    let mut last = ProbeError::NoEdge;
+    for edge in own.into_iter().chain(others) {
+        match walk.pipeline.prober.fetch(&edge.address, host, sample).await {
+            Ok(answer) => match judge(walk, &edge.address, answer, expect).await? {
+                Ok(()) => return Ok(Ok(())),
+                Err(e) => last = e,
+            },
+            Err(e) => last = e,
+        }
+    }
+    Ok(Err(last))
+}
+
+async fn judge(
+    walk: &Walk<'_>,
+    edge: &str,
+    answer: Answer,
+    expect: &Expect<'_>,
+) -> Result<Result<(), ProbeError>, StepError> {
+    let (Expect::Exactly(version) | Expect::ThisOrNewer(version, _)) = *expect;
+    let edge = edge.to_owned();
+    if answer.version == version.as_str() {
+        let wrong = ProbeError::WrongBytes { edge, version: answer.version };
+        return Ok(if answer.verified { Ok(()) } else { Err(wrong) });
+    }
+    if let Expect::ThisOrNewer(_, seq) = *expect {
+        let other =
+            walk.control().store.version_get(&answer.version).await.map_err(|e| StepError::store(STEP, e))?;
+        let newer = other.is_some_and(|o| o.project_id == walk.row.project_id && o.seq > seq);
+        if newer {
+            return Ok(Ok(()));
+        }
+    }
+    Ok(Err(ProbeError::OtherVersion { edge, version: answer.version }))
+}
+
+/// Waits a while for the other edges to serve the table; laggards show in health.
+async fn others_confirmed(walk: &Walk<'_>, epoch: i64) -> Result<(), StepError> {
+    let limit = Duration::from_millis(walk.control().settings.pipeline.edge_confirm_ms);
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let edges = walk.control().store.edge_live().await.map_err(|e| StepError::store(STEP, e))?;
+        let behind = edges.iter().filter(|e| e.id != walk.pipeline.node && e.epoch < epoch).count();
+        if behind == 0 {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            tracing::warn!(deployment.id = %walk.row.id, edges = behind, "edges lag behind the table");
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE * 5).await;
+    }
+}

@@ -1,0 +1,120 @@
+//! The walk: validate → sync → sandbox → build → deploy → cleanup.
+//!
+//! Each step is idempotent and journals its result, so that a new attempt resumes after the last
+//! one that can be reused. Knows no framework, no SQL and no broker.
+
+mod run;
+mod step;
+mod verdict;
+
+mod build;
+mod cleanup;
+mod deploy;
+mod detect;
+mod log;
+mod output;
+mod probe;
+mod sandbox;
+mod sync;
+mod validate;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::Control;
+use crate::domain::{Digest, OrgId, Step};
+use crate::store::deployments::DeploymentRow;
+use crate::store::journal::Hold;
+use crate::store::projects::ProjectRow;
+
+pub use probe::{ProbeError, Prober};
+pub use run::{Ended, Stop, run};
+pub use step::StepError;
+pub use verdict::delay_ms;
+
+/// Brings the routing table of this process to at least an epoch; answers the epoch served.
+pub type RefreshRoutes = Arc<dyn Fn(i64) -> BoxFuture<'static, Result<i64, String>> + Send + Sync>;
+
+/// What the walk works with. Made once, in the composition root.
+#[derive(Clone)]
+pub struct Pipeline {
+    pub control: Arc<Control>,
+    pub sandboxes: Arc<dyn crate::sandbox::Provider>,
+    pub versions: Arc<crate::runtime::VersionStore>,
+    pub refresh_routes: RefreshRoutes,
+    pub prober: Arc<Prober>,
+    /// This process, as lease owner and as edge.
+    pub node: String,
+    /// Where outputs are collected and packed; emptied at every start and by the sweep.
+    pub scratch: PathBuf,
+}
+
+/// One attempt on its way.
+pub(crate) struct Walk<'a> {
+    pub pipeline: &'a Pipeline,
+    pub row: &'a DeploymentRow,
+    pub hold: Hold,
+    pub org: OrgId,
+    pub cancel: CancellationToken,
+}
+
+/// The six lines. `sandbox` outlives the walk, so that cleanup can destroy it whatever happened.
+async fn walk(walk: &Walk<'_>, sandbox: &mut sandbox::Held) -> Result<Option<Digest>, StepError> {
+    let project = step::run(walk, Step::Validate, validate::run(walk)).await?;
+    let source = step::run(walk, Step::Sync, sync::run(walk, &project)).await?;
+    let plan = step::run(walk, Step::Sandbox, sandbox::run(walk, &source, sandbox)).await?;
+    let output = step::run(walk, Step::Build, build::run(walk, &source, plan, sandbox)).await?;
+    step::run(walk, Step::Deploy, deploy::run(walk, &project, &output)).await?;
+    step::run(walk, Step::Cleanup, cleanup::run(walk, &project, sandbox)).await?;
+    Ok(Some(source.digest))
+}
+
+impl Walk<'_> {
+    fn control(&self) -> &Control {
+        &self.pipeline.control
+    }
+
+    /// A folder of this attempt alone; another attempt of the same deployment has another one.
+    fn scratch(&self) -> PathBuf {
+        self.pipeline.scratch.join(self.name())
+    }
+
+    /// `<deployment>.<fence>`: names sandbox and scratch folder.
+    fn name(&self) -> String {
+        format!("{}.{}", self.row.id, self.row.fence)
+    }
+}
+
+/// What `ProjectRow` is to the steps: the project as validate found it.
+pub(crate) type Project = ProjectRow;
+
+/// Removes scratch folders of attempts that do not run here and were left by a process that died.
+pub async fn sweep_scratch(pipeline: &Pipeline) {
+    /// Younger folders may belong to an attempt that has just begun, or to another server on this folder.
+    const LEFTOVER: std::time::Duration = std::time::Duration::from_secs(3_600);
+    let running = pipeline.control.running.names();
+    let Ok(mut entries) = tokio::fs::read_dir(&pipeline.scratch).await else { return };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let name = entry.file_name();
+        let held = name.to_str().is_some_and(|n| running.contains(n));
+        let old = entry
+            .metadata()
+            .await
+            .and_then(|m| m.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER));
+        if held || !old {
+            continue;
+        }
+        let path = entry.path();
+        let removed = match entry.file_type().await {
+            Ok(kind) if kind.is_dir() => tokio::fs::remove_dir_all(&path).await,
+            _ => tokio::fs::remove_file(&path).await,
+        };
+        if let Err(e) = removed {
+            tracing::warn!(error = %e, "a leftover scratch folder was not removed");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Step 1: everything that can be known without creating anything. Always runs again in a new
+//! attempt. It needs no undo: it changes nothing.
+
+use super::step::{Done, StepError};
+use super::{Project, Walk};
+use crate::control::domains::claimable;
+use crate::domain::hostname::Hostname;
+use crate::domain::{Step, UserId};
+
+const STEP: Step = Step::Validate;
+
+pub async fn run(walk: &Walk<'_>) -> Result<Done<Project>, StepError> {
+    let control = walk.control();
+    let store = &control.store;
+    let mut problems: Vec<&'static str> = Vec::new();
+    let project = store
+        .project_of_deployment(&walk.row.org_id, &walk.row.project_id)
+        .await
+        .map_err(|e| StepError::store(STEP, e))?;
+    if project.as_ref().is_some_and(|p| p.status != "active") {
+        problems.push("The project is suspended.");
+    }
+    let member = match UserId::parse(&walk.row.user_id) {
+        Ok(user) => store.membership_exists(&walk.org, &user).await.map_err(|e| StepError::store(STEP, e))?,
+        Err(_) => false,
+    };
+    if !member {
+        problems.push("The user is no longer a member of the organization.");
+    }
+    if let Some(domain) = &walk.row.custom_domain {
+        let domains = &control.settings.domains;
+        let may = Hostname::parse(domain)
+            .is_ok_and(|h| claimable(&h, &domains.base, &domains.platform_hosts).is_ok());
+        if !may {
+            problems.push("The custom domain can't be claimed.");
+        } else if store
+            .domain_owned_elsewhere(domain, &walk.row.project_id)
+            .await
+            .map_err(|e| StepError::store(STEP, e))?
+        {
+            problems.push("The custom domain is in use by another project.");
+        }
+    }
+    let nothing = walk.row.source == "{}" || walk.row.source.contains(r#""tree":null,"history":null"#);
+    if nothing && project.as_ref().is_some_and(|p| p.tree_digest.is_none()) {
+        problems.push("The project has no files.");
+    }
+    let Some(project) = project else {
+        return Err(StepError::user(
+            STEP,
+            "The project no longer exists.",
+            "Create it again and deploy once more.",
+        ));
+    };
+    if problems.is_empty() {
+        return Ok(Done::completed(project, "Parameters are valid"));
+    }
+    Err(StepError::user(STEP, problems.join(" "), "Mend each of these and deploy again."))
+}
