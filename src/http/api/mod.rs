@@ -1,0 +1,97 @@
+//! The API's handlers: extract, call one use case, map the answer.
+
+pub mod deploy;
+mod deploy_body;
+pub mod deployments;
+pub mod files;
+pub mod page;
+pub mod projects;
+pub mod status;
+pub mod streams;
+
+use actix_web::http::Method;
+use actix_web::web::ServiceConfig;
+
+use super::surface::{read, resource};
+use super::{docs, health};
+
+/// Every documented path.
+pub const PATHS: &[&str] = &[
+    "/",
+    "/deploy",
+    "/deploy-status",
+    "/health",
+    "/health/detailed",
+    "/livez",
+    "/readyz",
+    "/openapi.json",
+    "/docs",
+    "/favicon.ico",
+    "/api/v1/projects",
+    "/api/v1/projects/{id}",
+    "/api/v1/projects/{id}/files",
+    "/api/v1/deployments",
+    "/api/v1/deployments/{id}",
+    "/api/v1/deployments/{id}/logs",
+    "/api/v1/deployments/{id}/events",
+    "/api/v1/deployments/{id}/cancel",
+];
+
+/// What `GET /` lists.
+pub const ENDPOINTS: &[&str] = &[
+    "GET /",
+    "POST /deploy",
+    "GET /deploy-status?id=",
+    "GET /health",
+    "GET /health/detailed",
+    "GET /livez",
+    "GET /readyz",
+    "GET /openapi.json",
+    "GET /docs",
+    "GET /favicon.ico",
+    "GET /api/v1/projects",
+    "POST /api/v1/projects",
+    "GET /api/v1/projects/{id}",
+    "GET /api/v1/projects/{id}/files",
+    "PUT /api/v1/projects/{id}/files",
+    "GET /api/v1/deployments",
+    "GET /api/v1/deployments/{id}",
+    "GET /api/v1/deployments/{id}/logs",
+    "GET /api/v1/deployments/{id}/events",
+    "POST /api/v1/deployments/{id}/cancel",
+];
+
+/// The control surface's routes.
+pub fn routes(config: &mut ServiceConfig) {
+    let post = actix_web::web::post;
+    let put = actix_web::web::put;
+    config
+        .service(resource("/", vec![(Method::GET, read().to(health::info))]))
+        .service(resource("/deploy", vec![(Method::POST, post().to(deploy::post))]))
+        .service(resource("/deploy-status", vec![(Method::GET, read().to(status::get))]))
+        .service(resource("/health", vec![(Method::GET, read().to(health::health))]))
+        .service(resource("/health/detailed", vec![(Method::GET, read().to(health::detailed))]))
+        .service(resource("/livez", vec![(Method::GET, read().to(health::livez))]))
+        .service(resource("/readyz", vec![(Method::GET, read().to(health::readyz))]))
+        .service(resource("/openapi.json", vec![(Method::GET, read().to(docs::openapi))]))
+        .service(resource("/docs", vec![(Method::GET, read().to(docs::page))]))
+        .service(resource(docs::SCRIPT_PATH, vec![(Method::GET, read().to(docs::script))]))
+        .service(resource("/favicon.ico", vec![(Method::GET, read().to(docs::favicon))]))
+        .service(resource(
+            "/api/v1/projects",
+            vec![(Method::GET, read().to(projects::list)), (Method::POST, post().to(projects::create))],
+        ))
+        .service(resource("/api/v1/projects/{id}", vec![(Method::GET, read().to(projects::get))]))
+        .service(resource(
+            "/api/v1/projects/{id}/files",
+            vec![(Method::GET, read().to(files::get)), (Method::PUT, put().to(files::put))],
+        ))
+        .service(resource("/api/v1/deployments", vec![(Method::GET, read().to(deployments::list))]))
+        .service(resource("/api/v1/deployments/{id}", vec![(Method::GET, read().to(deployments::get))]))
+        .service(resource("/api/v1/deployments/{id}/logs", vec![(Method::GET, read().to(streams::logs))]))
+        .service(resource("/api/v1/deployments/{id}/events", vec![(Method::GET, read().to(streams::events))]))
+        .service(resource(
+            "/api/v1/deployments/{id}/cancel",
+            vec![(Method::POST, post().to(deployments::cancel))],
+        ));
+}

@@ -1,0 +1,145 @@
+//! `/api/v1/projects`.
+
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::web::{Data, Path, Query};
+use serde::{Deserialize, Serialize};
+
+use super::page;
+use crate::control::ControlError;
+use crate::domain::{OrgId, ProjectId, Scope, time};
+use crate::http::FrontDoor;
+use crate::http::auth::Caller;
+use crate::http::body::Json;
+use crate::http::fields::{Fields, Problems};
+use crate::http::openapi::{ReadRefusals, WriteRefusals};
+use crate::http::problem::Problem;
+use crate::store::projects::ProjectRow;
+
+const NAME: usize = 100;
+
+#[derive(utoipa::ToSchema)]
+#[schema(as = ProjectRequest)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "documents the request; `create` is its one reader")]
+struct ProjectBody {
+    /// Shown to people; the Worker name is made from it.
+    #[schema(min_length = 1, max_length = 100, pattern = "\\S", example = "My site")]
+    name: String,
+    /// Must be the organization of the credential.
+    #[schema(pattern = "^[0-9a-f]{32}$")]
+    org_id: String,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Project {
+    pub id: String,
+    pub name: String,
+    pub org_id: String,
+    pub worker_name: String,
+    /// The live address.
+    pub url: String,
+    pub created_at: String,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectPage {
+    pub projects: Vec<Project>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Filter {
+    name: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+/// Make a project; its Worker name is its own for ever.
+#[utoipa::path(post, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
+    request_body(content = ProjectBody, content_type = "application/json"),
+    responses((status = 201, description = "Made", body = Project,
+        headers(("Location" = String, description = "The project"))), WriteRefusals))]
+pub async fn create(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {
+    let who = caller.with(Scope::ProjectsWrite)?;
+    let mut problems = Problems::default();
+    let mut name = None;
+    let mut org = None;
+    if let Some(mut fields) = Fields::of(body.0, "", &mut problems) {
+        name = fields.required_text("name", NAME, &mut problems).map(|n| n.trim().to_owned());
+        if name.as_ref().is_some_and(String::is_empty) {
+            problems.add("name", "must not be empty");
+        }
+        org = fields.parsed("orgId", OrgId::parse, &mut problems);
+        if fields.text("template", NAME, &mut problems).is_some() {
+            problems.add("template", "is unknown: this release has no templates; send initFiles instead");
+        }
+        fields.finish(&mut problems);
+    }
+    let (Some(name), Some(org), true) = (name, org, problems.is_empty()) else {
+        return Err(Problem::validation(problems.into_details()));
+    };
+    if org != who.org_id {
+        return Err(Problem::forbidden("orgId is not the organization of this credential."));
+    }
+    let row = door.control.project_create(who, &name).await?;
+    let location = format!("/api/v1/projects/{}", row.id);
+    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(shown(&door, row)))
+}
+
+/// The organization's projects, in pages.
+#[utoipa::path(get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
+    params(("name" = Option<String>, Query, description = "Only projects of exactly this name"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the page before"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100)),
+    responses((status = 200, description = "One page", body = ProjectPage), ReadRefusals))]
+pub async fn list(
+    caller: Caller,
+    filter: Query<Filter>,
+    door: Data<FrontDoor>,
+) -> Result<HttpResponse, Problem> {
+    let who = caller.with(Scope::ProjectsRead)?;
+    let mut problems = Problems::default();
+    let limit = page::length(filter.limit.as_deref(), &mut problems);
+    let after = filter.cursor.as_deref().and_then(|c| page::read(c, &mut problems));
+    if !problems.is_empty() {
+        return Err(Problem::validation(problems.into_details()));
+    }
+    let name = filter.name.as_deref();
+    let rows = door.control.store.project_list(&who.scope(), name, after.as_deref(), limit + 1).await;
+    let mut rows = rows.map_err(ControlError::from)?;
+    let more = rows.len() as u64 > limit;
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let next_cursor = rows.last().filter(|_| more).map(|p| page::cursor(&p.id));
+    let projects = rows.into_iter().map(|p| shown(&door, p)).collect();
+    Ok(HttpResponse::Ok().json(ProjectPage { projects, next_cursor }))
+}
+
+/// One project.
+#[utoipa::path(get, path = "/api/v1/projects/{id}", tag = "projects", security(("bearer" = [])),
+    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
+    responses((status = 200, description = "The project", body = Project), ReadRefusals))]
+pub async fn get(caller: Caller, id: Path<String>, door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {
+    let who = caller.with(Scope::ProjectsRead)?;
+    let row = door.control.project_get(&who.scope(), &project_id(&id)?).await?;
+    Ok(HttpResponse::Ok().json(shown(&door, row)))
+}
+
+/// A malformed id is as unknown as a wrong one.
+pub fn project_id(text: &str) -> Result<ProjectId, Problem> {
+    ProjectId::parse(text).map_err(|_| ControlError::ProjectNotFound.into())
+}
+
+fn shown(door: &FrontDoor, row: ProjectRow) -> Project {
+    Project {
+        url: door.control.addresses.worker(&row.worker_name),
+        id: row.id,
+        name: row.name,
+        org_id: row.org_id,
+        worker_name: row.worker_name,
+        created_at: time::rfc3339(row.created_at),
+    }
+}

@@ -1,0 +1,93 @@
+//! Reading a JSON body: bounded, typed as JSON, and read to its end (within bounds) even when it is
+//! refused, so that the client sees the answer instead of a reset connection.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpRequest};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use super::FrontDoor;
+use super::problem::Problem;
+
+/// A refused body is read on for at most this much and this long.
+const DRAIN_BYTES: usize = 64 * 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// A JSON document of at most `http.body_bytes`.
+#[derive(Debug)]
+pub struct Json(pub Value);
+
+impl FromRequest for Json {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let mut payload = payload.take();
+        let limit = req.app_data::<Data<FrontDoor>>().map_or(0, |d| d.control.settings.http.body_bytes);
+        let is_json = is_json(req);
+        let declared = req
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.parse::<usize>().ok());
+        Box::pin(async move {
+            if declared.is_some_and(|n| n > limit) {
+                drain(&mut payload, 0).await;
+                return Err(too_large(limit));
+            }
+            let mut body = BytesMut::with_capacity(declared.unwrap_or(0));
+            while let Some(chunk) = payload.next().await {
+                let chunk = chunk.map_err(|_| Problem::invalid_request("The body ended too early."))?;
+                if body.len() + chunk.len() > limit {
+                    drain(&mut payload, body.len() + chunk.len()).await;
+                    return Err(too_large(limit));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            if !is_json {
+                return Err(Problem::content_type_required());
+            }
+            // Parsing ten megabytes takes long enough to hold up the other requests of this thread.
+            let parsed = actix_web::web::block(move || serde_json::from_slice(&body)).await;
+            match parsed {
+                Ok(Ok(value)) => Ok(Self(value)),
+                Ok(Err(e)) => Err(Problem::invalid_request(format!(
+                    "The body is not valid JSON (line {}, column {}).",
+                    e.line(),
+                    e.column()
+                ))),
+                Err(_) => Err(Problem::overloaded("The server is stopping; try again shortly.")),
+            }
+        })
+    }
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::too_large(format!("Send at most {limit} bytes in a request."))
+}
+
+fn is_json(req: &HttpRequest) -> bool {
+    let value = req.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
+}
+
+async fn drain(payload: &mut Payload, mut read: usize) {
+    let reading = async {
+        while let Some(Ok(chunk)) = payload.next().await {
+            read += chunk.len();
+            if read > DRAIN_BYTES {
+                return;
+            }
+        }
+    };
+    // Whether it ended or its time was over, the answer follows.
+    drop(tokio::time::timeout(DRAIN_TIME, reading).await);
+}

@@ -1,0 +1,313 @@
+//! Health: real probes of every part, made in the background, shown with their age.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::web::Data;
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::FrontDoor;
+use super::api::ENDPOINTS;
+use super::openapi::PublicRefusals;
+use crate::actors::AddressBook;
+use crate::control::Control;
+use crate::domain::time;
+use crate::queue::Queue;
+use crate::routing::Tables;
+use crate::sandbox::IsolationReport;
+
+const SERVICE: &str = "Libra";
+/// Between two rounds of probes; a dead part shows within this.
+const ROUND: Duration = Duration::from_secs(2);
+/// A probe that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A result older than this says nothing any more.
+const STALE: Duration = Duration::from_secs(15);
+/// Trying the sandbox takes 100 ms of work, so it is done rarely.
+const SANDBOX_ROUND: Duration = Duration::from_secs(60);
+
+/// The last result of one probe.
+#[derive(Debug, Clone)]
+struct Probe {
+    healthy: bool,
+    latency: Duration,
+    at: Instant,
+    more: Value,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Probes {
+    database: Option<Probe>,
+    queue: Option<Probe>,
+    blobs: Option<Probe>,
+    sandbox: Option<Probe>,
+    edges: Option<Probe>,
+}
+
+/// The probes of this process.
+#[derive(Debug)]
+pub struct Health {
+    started: Instant,
+    environment: &'static str,
+    probes: ArcSwap<Probes>,
+}
+
+/// What is probed.
+pub struct Probed {
+    pub control: Arc<Control>,
+    pub queue: Queue,
+    pub sandboxes: Arc<dyn crate::sandbox::Provider>,
+}
+
+impl Health {
+    #[must_use]
+    pub fn new(environment: &'static str) -> Arc<Self> {
+        Arc::new(Self { started: Instant::now(), environment, probes: ArcSwap::default() })
+    }
+
+    /// Probes until the server stops.
+    pub async fn watch(self: Arc<Self>, probed: Probed, stop: CancellationToken) {
+        let mut sandbox: Option<Probe> = None;
+        let mut tick = tokio::time::interval(ROUND);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            if sandbox.as_ref().is_none_or(|s| s.at.elapsed() >= SANDBOX_ROUND) {
+                sandbox = Some(timed(async { sandbox_result(&probed.sandboxes.report().await) }).await);
+            }
+            let store = &probed.control.store;
+            let (database, queue, blobs, edges) = tokio::join!(
+                timed(async { store.probe().await.map(|()| json!({})).map_err(|_| json!({})) }),
+                timed(async {
+                    probed.queue.inspect().await.map_err(|_| json!({})).map(|s| {
+                        json!({
+                            "messages": s.messages,
+                            "ackPending": s.ack_pending,
+                            "undelivered": s.undelivered,
+                            "deadLetters": s.dead_letters,
+                        })
+                    })
+                }),
+                timed(async {
+                    probed.control.blobs.probe().await.map(|()| json!({})).map_err(|_| json!({}))
+                }),
+                timed(async {
+                    let epoch = store.route_epoch().await.map_err(|_| json!({}))?;
+                    let live = store.edge_live().await.map_err(|_| json!({}))?;
+                    let behind = live.iter().filter(|e| e.epoch < epoch).count();
+                    let shown = json!({ "live": live.len(), "behind": behind, "epoch": epoch });
+                    if live.is_empty() { Err(shown) } else { Ok(shown) }
+                }),
+            );
+            self.probes.store(Arc::new(Probes {
+                database: Some(database),
+                queue: Some(queue),
+                blobs: Some(blobs),
+                sandbox: sandbox.clone(),
+                edges: Some(edges),
+            }));
+        }
+    }
+
+    fn basic(&self) -> HealthDocument {
+        let probes = self.probes.load();
+        let checks = Checks { database: word(probes.database.as_ref()), queue: word(probes.queue.as_ref()) };
+        let healthy = checks.database == HEALTHY && checks.queue == HEALTHY;
+        HealthDocument {
+            status: if healthy { HEALTHY } else { UNHEALTHY },
+            timestamp: time::now(),
+            service: SERVICE,
+            version: env!("CARGO_PKG_VERSION"),
+            environment: self.environment,
+            uptime: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            checks,
+        }
+    }
+
+    fn parts(&self, tables: &Tables, book: &AddressBook, pool: usize) -> BTreeMap<&'static str, Value> {
+        let probes = self.probes.load();
+        let workers = tables.workers();
+        let actors = book.states(pool);
+        let all_run = actors.values().all(|a| a.running);
+        let mut database = part(probes.database.as_ref());
+        database["status"] =
+            json!(if word(probes.database.as_ref()) == HEALTHY { "available" } else { "unavailable" });
+        database["connection_pool"] =
+            json!(if word(probes.database.as_ref()) == HEALTHY { "active" } else { "inactive" });
+        BTreeMap::from([
+            ("hyperdrive", database),
+            (
+                "dispatcher",
+                json!({
+                    "status": if tables.is_loaded() { "available" } else { "unavailable" },
+                    "namespace": "libra-dispatcher",
+                    "epoch": tables.epoch(),
+                    "workers": workers.as_ref().map_or(0, |t| t.live.len()),
+                    "previews": workers.as_ref().map_or(0, |t| t.previews.len()),
+                }),
+            ),
+            ("queue", part(probes.queue.as_ref())),
+            ("blobs", part(probes.blobs.as_ref())),
+            ("sandbox", part(probes.sandbox.as_ref())),
+            (
+                "runtime",
+                json!({ "status": if tables.is_loaded() { HEALTHY } else { UNHEALTHY }, "kinds": ["static"] }),
+            ),
+            ("actors", json!({ "status": if all_run { HEALTHY } else { UNHEALTHY }, "actors": actors })),
+            ("edges", part(probes.edges.as_ref())),
+        ])
+    }
+}
+
+const HEALTHY: &str = "healthy";
+const UNHEALTHY: &str = "unhealthy";
+
+fn word(probe: Option<&Probe>) -> &'static str {
+    match probe {
+        Some(p) if p.healthy && p.at.elapsed() < STALE => HEALTHY,
+        _ => UNHEALTHY,
+    }
+}
+
+fn part(probe: Option<&Probe>) -> Value {
+    let Some(probe) = probe else { return json!({ "status": UNHEALTHY, "probed": false }) };
+    let mut shown = probe.more.clone();
+    shown["status"] = json!(if probe.healthy { HEALTHY } else { UNHEALTHY });
+    shown["latencyMs"] = json!(probe.latency.as_secs_f64() * 1_000.0);
+    shown["ageMs"] = json!(u64::try_from(probe.at.elapsed().as_millis()).unwrap_or(u64::MAX));
+    shown
+}
+
+/// What the sandbox's own trial found, without paths.
+fn sandbox_result(report: &IsolationReport) -> Result<Value, Value> {
+    let shown = json!({
+        "provider": report.provider,
+        "limiter": report.limiter.to_string(),
+        "slots": report.slots,
+        "missing": report.missing.len(),
+    });
+    if report.ok { Ok(shown) } else { Err(shown) }
+}
+
+async fn timed(work: impl Future<Output = Result<Value, Value>>) -> Probe {
+    let started = Instant::now();
+    let result = tokio::time::timeout(PATIENCE, work).await;
+    let (healthy, more) = match result {
+        Ok(Ok(more)) => (true, more),
+        Ok(Err(more)) => (false, more),
+        Err(_) => (false, json!({})),
+    };
+    Probe { healthy, latency: started.elapsed(), at: Instant::now(), more }
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Checks {
+    #[schema(example = "healthy")]
+    pub database: &'static str,
+    #[schema(example = "healthy")]
+    pub queue: &'static str,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Health)]
+pub struct HealthDocument {
+    /// `healthy` or `unhealthy`.
+    #[schema(example = "healthy")]
+    pub status: &'static str,
+    pub timestamp: String,
+    pub service: &'static str,
+    pub version: &'static str,
+    pub environment: &'static str,
+    /// Milliseconds since the start.
+    pub uptime: u64,
+    pub checks: Checks,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ServiceInfo {
+    pub message: &'static str,
+    pub service: &'static str,
+    pub version: &'static str,
+    pub status: &'static str,
+    pub timestamp: String,
+    pub architecture: &'static str,
+    pub description: &'static str,
+    pub endpoints: Vec<&'static str>,
+}
+
+/// What this service is.
+#[utoipa::path(get, path = "/", tag = "service",
+    responses((status = 200, description = "Service information", body = ServiceInfo), PublicRefusals))]
+pub async fn info() -> HttpResponse {
+    HttpResponse::Ok().json(ServiceInfo {
+        message: "Libra control plane",
+        service: SERVICE,
+        version: env!("CARGO_PKG_VERSION"),
+        status: "running",
+        timestamp: time::now(),
+        architecture: "one binary: actors, JetStream queue, sandboxed builds, in-process edge",
+        description: "Deploys web projects from source to a live address, and serves them",
+        endpoints: ENDPOINTS.to_vec(),
+    })
+}
+
+/// Whether database and queue answer.
+#[utoipa::path(get, path = "/health", tag = "service",
+    responses((status = 200, description = "Healthy", body = HealthDocument),
+        (status = 503, description = "Unhealthy", body = HealthDocument)))]
+pub async fn health(door: Data<FrontDoor>) -> HttpResponse {
+    let document = door.health.basic();
+    HttpResponse::build(status_of(document.status))
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .json(document)
+}
+
+/// Every part, with the latency and age of its last real probe.
+#[utoipa::path(get, path = "/health/detailed", tag = "service",
+    responses((status = 200, description = "Healthy", body = serde_json::Value),
+        (status = 503, description = "Unhealthy", body = serde_json::Value)))]
+pub async fn detailed(door: Data<FrontDoor>) -> HttpResponse {
+    let basic = door.health.basic();
+    let pool = door.control.settings.pipeline.concurrency;
+    let parts = door.health.parts(&door.tables, &door.book, pool);
+    let status = status_of(basic.status);
+    let mut document = json!(basic);
+    for (name, part) in parts {
+        document["checks"][name] = part;
+    }
+    HttpResponse::build(status)
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .json(document)
+}
+
+/// Whether the process answers at all.
+#[utoipa::path(get, path = "/livez", tag = "service",
+    responses((status = 200, description = "Alive", content_type = "text/plain", body = String)))]
+pub async fn livez() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
+}
+
+/// Whether requests should be sent here: the table is loaded and the server is not draining.
+#[utoipa::path(get, path = "/readyz", tag = "service",
+    responses((status = 200, description = "Ready", content_type = "text/plain", body = String),
+        (status = 503, description = "Not ready", content_type = "text/plain", body = String)))]
+pub async fn readyz(door: Data<FrontDoor>) -> HttpResponse {
+    let ready = door.tables.is_loaded() && !door.draining.is_cancelled();
+    let (status, text) =
+        if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") };
+    HttpResponse::build(status).content_type("text/plain; charset=utf-8").body(text)
+}
+
+fn status_of(word: &str) -> StatusCode {
+    if word == HEALTHY { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}

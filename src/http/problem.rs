@@ -1,0 +1,322 @@
+//! The one place where an error becomes an answer: status, code, and words that say what to do.
+//! No cause chain, path, SQL or upstream text gets past here; the log has it, joined by request id.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use serde::Serialize;
+
+use super::edge::RequestId;
+use crate::control::ControlError;
+use crate::control::error::FieldProblem;
+use crate::domain::time;
+use crate::routing::EdgeRefusal;
+use crate::store::StoreError;
+
+/// The body of every error answer.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Error)]
+pub struct ErrorBody {
+    /// Always false.
+    #[schema(example = false)]
+    pub success: bool,
+    /// Short type, for people.
+    #[schema(example = "Project not found")]
+    pub error: String,
+    /// Stable, for programs.
+    #[schema(example = "PROJECT_NOT_FOUND")]
+    pub code: &'static str,
+    /// What to do next.
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Vec<FieldProblem>>,
+    pub request_id: String,
+    pub timestamp: String,
+}
+
+/// An error answer in the making.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    error: String,
+    message: String,
+    details: Option<Vec<FieldProblem>>,
+    retry_after_seconds: Option<u64>,
+    allow: Option<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, error: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            error: error.into(),
+            message: message.into(),
+            details: None,
+            retry_after_seconds: None,
+            allow: None,
+        }
+    }
+
+    pub fn invalid_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "Invalid request", message)
+    }
+
+    pub fn validation(details: Vec<FieldProblem>) -> Self {
+        let message = "Mend the fields listed in details and send the request again.";
+        let problem = Self::new(StatusCode::BAD_REQUEST, "VALIDATION_ERROR", "Validation failed", message);
+        Self { details: Some(details), ..problem }
+    }
+
+    pub fn unauthorized() -> Self {
+        let message = "Send a valid token: Authorization: Bearer <token>.";
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Authentication required", message)
+    }
+
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", "Forbidden", message)
+    }
+
+    pub fn not_found() -> Self {
+        let message = "No endpoint has this path; GET / lists them all.";
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Not found", message)
+    }
+
+    pub fn method_not_allowed(allow: impl Into<String>) -> Self {
+        let allow = allow.into();
+        let message = format!("This endpoint answers {allow}.");
+        let problem =
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed", message);
+        Self { allow: Some(allow), ..problem }
+    }
+
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "REQUEST_TOO_LARGE", "Request too large", message)
+    }
+
+    pub fn header_too_large(limit_bytes: usize) -> Self {
+        let message = format!("Send at most {limit_bytes} bytes of headers.");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "REQUEST_TOO_LARGE", "Request headers too large", message)
+    }
+
+    pub fn content_type_required() -> Self {
+        let message = "Send the body as JSON with Content-Type: application/json.";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Self::new(status, "CONTENT_TYPE_REQUIRED", "Content-Type required", message)
+    }
+
+    pub fn rate_limited(after_seconds: u64) -> Self {
+        let message = format!("Too many requests; try again in {after_seconds} s.");
+        let problem =
+            Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Rate limit exceeded", message);
+        Self { retry_after_seconds: Some(after_seconds), ..problem }
+    }
+
+    pub fn overloaded(message: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "Overloaded", message);
+        Self { retry_after_seconds: Some(1), ..problem }
+    }
+
+    fn database() -> Self {
+        let message = "The platform's database does not answer. Nothing was recorded; try again shortly.";
+        let problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "DATABASE_ERROR",
+            "Database connection failed",
+            message,
+        );
+        Self { retry_after_seconds: Some(5), ..problem }
+    }
+
+    pub fn internal() -> Self {
+        let message = "The platform failed. Try again; if it stays, tell the operator this request id.";
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "INTERNAL_ERROR", "Internal server error", message)
+    }
+
+    /// The answer, with the request's id in it.
+    pub fn answer(&self, req: &HttpRequest) -> HttpResponse {
+        let id = RequestId::of(req);
+        let mut response = HttpResponse::build(self.status);
+        if let Some(seconds) = self.retry_after_seconds {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if let Some(allow) = &self.allow {
+            response.insert_header((header::ALLOW, allow.as_str()));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+        }
+        response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+        response.json(ErrorBody {
+            success: false,
+            error: self.error.clone(),
+            code: self.code,
+            message: self.message.clone(),
+            details: self.details.clone(),
+            request_id: id.as_str().to_owned(),
+            timestamp: time::now(),
+        })
+    }
+
+    /// A small plain page with the same facts, for browsers on a Worker's host.
+    fn page(&self, req: &HttpRequest) -> HttpResponse {
+        let id = RequestId::of(req);
+        let body = format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{error}</title>\
+             <style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:34rem;padding:0 1rem}}\
+             small{{color:#666}}</style><h1>{error}</h1><p>{message}</p><p><small>{status} {code} · request {id}</small></p></html>",
+            error = escape(&self.error),
+            message = escape(&self.message),
+            status = self.status.as_u16(),
+            code = self.code,
+            id = id.as_str(),
+        );
+        HttpResponse::build(self.status)
+            .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+            .content_type("text/html; charset=utf-8")
+            .body(body)
+    }
+}
+
+/// Why the edge refused a request, as an answer: a page for browsers, JSON for programs.
+pub fn refuse(req: &HttpRequest, refusal: EdgeRefusal) -> HttpResponse {
+    let problem = Problem::from(refusal);
+    let accept = req.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let mut response = if accept.contains("text/html") { problem.page(req) } else { problem.answer(req) };
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+impl From<EdgeRefusal> for Problem {
+    fn from(refusal: EdgeRefusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            EdgeRefusal::InvalidHost => Self::invalid_request("Send exactly one valid Host header."),
+            EdgeRefusal::InvalidWorkerName { message } => {
+                let next = "Use one label of letters, digits and hyphens before the base domain.";
+                Self::new(StatusCode::BAD_REQUEST, "INVALID_WORKER_NAME", &message, next)
+            }
+            EdgeRefusal::ReservedSubdomain { message } => {
+                let next = "This name belongs to the platform; no Worker can have it.";
+                Self::new(StatusCode::BAD_REQUEST, "RESERVED_SUBDOMAIN", &message, next)
+            }
+            EdgeRefusal::WorkerNotFound => {
+                let next = "Check the name; a Worker answers once its first deployment is live.";
+                Self::new(StatusCode::NOT_FOUND, "WORKER_NOT_FOUND", "Worker not found", next)
+            }
+            EdgeRefusal::DeploymentNotFound => {
+                let next = "This preview is gone or never was; deploy again for a new one.";
+                Self::new(StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", "Deployment not found", next)
+            }
+            EdgeRefusal::CustomDomainNotFound => {
+                let next = "Add the domain to a project and prove it with the TXT record shown there.";
+                let error = "Custom domain not found";
+                Self::new(StatusCode::NOT_FOUND, "CUSTOM_DOMAIN_NOT_FOUND", error, next)
+            }
+            EdgeRefusal::CustomDomainInvalid => {
+                let next = "The project is inactive or has nothing deployed yet.";
+                Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", "Custom domain configuration invalid", next)
+            }
+            EdgeRefusal::TableNotLoaded => Self::database(),
+            EdgeRefusal::FileNotFound => {
+                Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Not found", "This site has no such page.")
+            }
+            EdgeRefusal::MethodNotAllowed => Self::method_not_allowed("GET, HEAD"),
+            EdgeRefusal::HeaderTooLarge { limit_bytes } => Self::header_too_large(limit_bytes),
+            EdgeRefusal::Overloaded => Self::overloaded(text),
+            EdgeRefusal::ReadFailed => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "WORKER_FETCH_FAILED",
+                "Service temporarily unavailable",
+                "The site's files could not be read; try again shortly.",
+            ),
+        }
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Invalid(details) => Self::validation(details),
+            ControlError::Forbidden(message) => Self::forbidden(message),
+            ControlError::ProjectNotFound => {
+                let next = "Check projectId; only projects of the token's organization are visible.";
+                Self::new(StatusCode::NOT_FOUND, "PROJECT_NOT_FOUND", "Project not found", next)
+            }
+            ControlError::DeploymentNotFound => {
+                let next = "Check the id; it is the deploymentId that POST /deploy answered.";
+                Self::new(StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", "Deployment not found", next)
+            }
+            ControlError::Conflict(message) => {
+                Self::new(StatusCode::CONFLICT, "CONFLICT", "Conflict", message)
+            }
+            ControlError::QuotaExceeded { limit } => {
+                let next = format!(
+                    "The plan's {limit} deployments of this month are used up; ask for a higher limit."
+                );
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED", "Quota exceeded", next)
+            }
+            ControlError::TooManyWaiting { limit } => {
+                let next =
+                    format!("{limit} deployments are waiting already; send this one when some have ended.");
+                let problem =
+                    Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Too many waiting", next);
+                Self { retry_after_seconds: Some(30), ..problem }
+            }
+            ControlError::Store(
+                e @ (StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::Full(_)),
+            ) => {
+                log(&e);
+                Self::database()
+            }
+            ControlError::Blobs(e) => {
+                log(&e);
+                let next = "The platform's storage does not answer. Nothing was recorded; try again shortly.";
+                Self::overloaded(next)
+            }
+            e @ (ControlError::Store(_) | ControlError::Seal | ControlError::Json(_)) => {
+                log(&e);
+                Self::internal()
+            }
+        }
+    }
+}
+
+/// The chain, once, where the error is handled.
+fn log(error: &(dyn std::error::Error + 'static)) {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    tracing::error!(error = %text, "request failed");
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Without its body: the front door's middleware knows the request and calls [`Problem::answer`].
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status)
+    }
+}
