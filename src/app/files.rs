@@ -1,0 +1,100 @@
+//! The folders beneath `data_dir`, and the file that says where this server listens.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::AppError;
+
+/// Where things lie.
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub data_dir: PathBuf,
+    pub tools_dir: PathBuf,
+    pub database: PathBuf,
+    pub blobs: PathBuf,
+    pub edge: PathBuf,
+    pub scratch: PathBuf,
+    pub sandbox: PathBuf,
+    pub mirror: PathBuf,
+    pub exe: PathBuf,
+}
+
+impl Files {
+    /// Makes the folders; only this user can look into them.
+    ///
+    /// # Errors
+    /// If one can't be made.
+    pub fn prepare(data_dir: &Path, tools_dir: &Path) -> Result<Self, AppError> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|source| AppError::Folder { path: path.to_owned(), source })
+        };
+        let data_dir = absolute(data_dir)?;
+        // The data folder itself may be shared with the tools, which other users must be able to run.
+        std::fs::create_dir_all(&data_dir)
+            .map_err(|source| AppError::Folder { path: data_dir.clone(), source })?;
+        let exe = std::env::current_exe()
+            .map_err(|source| AppError::Folder { path: PathBuf::from("/proc/self/exe"), source })?;
+        let beneath = |name: &str| -> Result<PathBuf, AppError> {
+            let path = data_dir.join(name);
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+            made.map_err(|source| AppError::Folder { path: path.clone(), source })?;
+            Ok(path)
+        };
+        Ok(Self {
+            database: beneath("database")?.join("libra.db"),
+            blobs: beneath("blobs")?,
+            edge: beneath("edge")?,
+            scratch: beneath("scratch")?,
+            sandbox: beneath("sandbox")?,
+            mirror: beneath("mirror")?,
+            tools_dir: absolute(tools_dir)?,
+            data_dir,
+            exe,
+        })
+    }
+}
+
+/// `<data_dir>/server.json`, there while this server runs.
+#[derive(Debug)]
+pub struct ServerFile(PathBuf);
+
+impl ServerFile {
+    /// # Errors
+    /// If the file can't be written.
+    pub fn write(data_dir: &Path, listen: &[String], operator: &str, url: &str) -> Result<Self, AppError> {
+        let path = data_dir.join("server.json");
+        let text = json!({
+            "pid": std::process::id(),
+            "listen": listen,
+            "operator_listen": operator,
+            "public_url": url,
+        });
+        let temporary = data_dir.join(format!("server.json.tmp-{}", std::process::id()));
+        let written = std::fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(text.to_string().as_bytes()))
+            .and_then(|()| std::fs::rename(&temporary, &path));
+        written.map_err(|source| AppError::Folder { path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for ServerFile {
+    fn drop(&mut self) {
+        // Another server on this folder may have written its own meanwhile.
+        let ours = std::fs::read_to_string(&self.0).is_ok_and(|text| {
+            text.contains(&format!("\"pid\":{},", std::process::id()))
+                || text.contains(&format!("\"pid\":{}}}", std::process::id()))
+        });
+        if ours {
+            drop(std::fs::remove_file(&self.0));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The composition root: the one place where the parts are put together, started and stopped.
+
+mod files;
+mod listeners;
+mod parts;
+mod serve;
+mod testing;
+
+use std::path::PathBuf;
+
+pub use parts::open_store;
+pub use serve::serve;
+
+/// Why the server could not start or run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("the folder {path} can't be used", path = .path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the address {address} is taken or can't be used; stop what listens there, or set {key}")]
+    Listen {
+        address: String,
+        key: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the database can't be opened")]
+    Store(#[from] crate::store::StoreError),
+    #[error("the blob store can't be opened")]
+    Blobs(#[from] crate::blobs::BlobError),
+    #[error("the queue can't be started")]
+    Queue(#[from] crate::queue::QueueError),
+    #[error("sandboxes can't be made")]
+    Sandbox(#[from] crate::sandbox::SandboxError),
+    #[error("the first credential can't be made")]
+    Bootstrap(#[from] crate::control::bootstrap::BootstrapError),
+    #[error("versions can't be kept on this disk")]
+    Versions(#[from] crate::runtime::StoreError),
+    #[error("{0}")]
+    Settings(String),
+    #[error("the server failed")]
+    Run(#[source] std::io::Error),
+    #[error("{what} can't be made")]
+    Make {
+        what: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl AppError {
+    /// The process's exit code: 64 bad settings, 69 something needed is not available, 70 anything else.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => 64,
+            Self::Listen { .. } | Self::Store(_) | Self::Blobs(_) | Self::Queue(_) | Self::Sandbox(_) => 69,
+            Self::Folder { .. }
+            | Self::Bootstrap(_)
+            | Self::Versions(_)
+            | Self::Run(_)
+            | Self::Make { .. } => 70,
+        }
+    }
+}
+
+/// As [`open_store`], for commands that only have the settings.
+///
+/// # Errors
+/// If the folder or the database can't be opened.
+pub async fn open_store_of(settings: &crate::config::Settings) -> Result<crate::store::Store, AppError> {
+    let files = files::Files::prepare(&settings.data_dir, &settings.tools_dir)?;
+    open_store(settings, &files).await
+}
+
+/// Where sandboxes lie under these settings.
+///
+/// # Errors
+/// If the folder can't be made.
+pub fn sandbox_paths_of(
+    settings: &crate::config::Settings,
+) -> Result<crate::sandbox::SandboxPaths, AppError> {
+    Ok(parts::sandbox_paths(&files::Files::prepare(&settings.data_dir, &settings.tools_dir)?))
+}

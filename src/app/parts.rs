@@ -1,0 +1,119 @@
+//! Makes the parts from the settings; starts nothing that serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::AppError;
+use super::files::Files;
+use super::listeners::Listeners;
+use crate::blobs::Blobs;
+use crate::config::{Environment, Settings};
+use crate::control::bootstrap::{bootstrap, development_secret};
+use crate::control::domains::Addresses;
+use crate::control::seal::Sealer;
+use crate::control::{Control, Running};
+use crate::pipeline::Prober;
+use crate::queue::{Queue, QueuePaths};
+use crate::routing::probe::ProbeKey;
+use crate::runtime::VersionStore;
+use crate::sandbox::{self, SandboxPaths};
+use crate::store::Store;
+
+/// Everything that outlives a request or a deployment.
+pub struct Parts {
+    pub control: Arc<Control>,
+    pub queue: Queue,
+    pub sandboxes: Arc<dyn sandbox::Provider>,
+    pub versions: Arc<VersionStore>,
+    pub prober: Arc<Prober>,
+    pub probe_key: ProbeKey,
+    /// This process, as lease owner and edge.
+    pub node: String,
+}
+
+/// Opens the database of these settings, with its schema up to date.
+///
+/// # Errors
+/// If it can't be opened.
+pub async fn open_store(settings: &Settings, files: &Files) -> Result<Store, AppError> {
+    let lock = files.data_dir.join("migrate.lock");
+    Ok(Store::open(&settings.database, &files.database, &lock).await?)
+}
+
+impl Parts {
+    pub async fn make(
+        settings: Arc<Settings>,
+        files: &Files,
+        listeners: &Listeners,
+        stop: CancellationToken,
+    ) -> Result<Self, AppError> {
+        let store = open_store(&settings, files).await?;
+        let secret = match settings.environment {
+            Environment::Production => settings.security.secret_key.clone(),
+            Environment::Development if !settings.security.secret_key.expose_secret().is_empty() => {
+                settings.security.secret_key.clone()
+            }
+            Environment::Development => development_secret(&files.data_dir)?,
+        };
+        if settings.environment == Environment::Development {
+            let _alone = start_lock(files)?;
+            bootstrap(&store, &files.data_dir).await?;
+        }
+        let sealer = Sealer::new(secret);
+        let probe_secret = sealer.derive("edge-probe");
+        let port = listeners.front_addresses().first().map_or(80, |a| a.port());
+        let addresses = Addresses::new(&settings.domains.base, &settings.domains.public_url, port);
+        let blobs = Blobs::open(&settings.blobs, &files.blobs)?;
+        let paths = QueuePaths {
+            data_dir: files.data_dir.clone(),
+            tools_dir: files.tools_dir.clone(),
+            exe: files.exe.clone(),
+        };
+        let queue = Queue::start(settings.nats.clone(), paths, stop)?;
+        let sandboxes = sandbox::provider(&settings.sandbox, sandbox_paths(files))?;
+        let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
+        let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);
+        let prober = Prober::new(ProbeKey::new(probe_secret.expose_secret()), timeout)
+            .map_err(|e| AppError::Make { what: "the probe's HTTP client", source: e.into() })?;
+        let control = Control {
+            settings,
+            store,
+            blobs,
+            sealer,
+            addresses,
+            doorbell: Notify::new(),
+            running: Running::default(),
+        };
+        Ok(Self {
+            control: Arc::new(control),
+            queue,
+            sandboxes,
+            versions,
+            prober: Arc::new(prober),
+            probe_key: ProbeKey::new(probe_secret.expose_secret()),
+            node: crate::domain::id::random(),
+        })
+    }
+}
+
+pub fn sandbox_paths(files: &Files) -> SandboxPaths {
+    SandboxPaths {
+        root: files.sandbox.clone(),
+        tools: files.tools_dir.clone(),
+        mirror: files.mirror.clone(),
+        data_dir: files.data_dir.clone(),
+        exe: files.exe.clone(),
+    }
+}
+
+/// Two servers that start on one folder at the same moment make one first credential between them.
+fn start_lock(files: &Files) -> Result<nix::fcntl::Flock<std::fs::File>, AppError> {
+    let path = files.data_dir.join("start.lock");
+    let failed = |source| AppError::Folder { path: path.clone(), source };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
+}

@@ -1,0 +1,337 @@
+//! `libra serve`: start, run until a signal, stop in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Arbiter};
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::guard::fn_guard;
+use actix_web::middleware::from_fn;
+use actix_web::web::{self, Data};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::files::{Files, ServerFile};
+use super::listeners::Listeners;
+use super::parts::Parts;
+use super::{AppError, testing};
+use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
+use crate::config::{Environment, Settings};
+use crate::http::client_limit::ClientLimit;
+use crate::http::edge::{EdgeState, Limits, TrustedProxies, is_worker_host};
+use crate::http::health::{Health, Probed};
+use crate::http::problem::Problem;
+use crate::http::{FrontDoor, api, edge, health, openapi, problem, surface};
+use crate::pipeline::{Pipeline, RefreshRoutes};
+use crate::queue::{Queue, ROUTES_CHANGED};
+use crate::routing::{HostRules, Tables};
+use crate::runtime::BodyCache;
+
+/// The table is loaded within this, or the server says so and waits on.
+const LOAD_NOTICE: Duration = Duration::from_secs(10);
+/// Between two looks at whether the table is loaded.
+const LOAD_LOOK: Duration = Duration::from_millis(10);
+/// One refresh of the routes, installing a version included.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// Why it could not start.
+pub async fn serve(settings: Settings) -> Result<(), AppError> {
+    let settings = Arc::new(settings);
+    let listeners = Listeners::bind(&settings.http.listen, &settings.http.operator_listen)?;
+    let files = Files::prepare(&settings.data_dir, &settings.tools_dir)?;
+    let queue_stop = CancellationToken::new();
+    let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
+    check_isolation(&settings, &parts).await?;
+
+    let draining = CancellationToken::new();
+    let tables = Arc::new(Tables::new());
+    let book = Arc::new(AddressBook::default());
+    let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
+    let pipeline = pipeline(&parts, &files, &book);
+    let actor_parts = ActorParts {
+        pipeline,
+        queue: parts.queue.clone(),
+        tables: Arc::clone(&tables),
+        edge_address,
+        draining: draining.clone(),
+    };
+    let builders = Arbiter::new();
+    let supervisor =
+        Supervisor::new(actor_parts, Arc::clone(&book), settings.pipeline.concurrency, builders.handle())
+            .start();
+    let health = Health::new(settings.environment.as_str());
+    let probed = Probed {
+        control: Arc::clone(&parts.control),
+        queue: parts.queue.clone(),
+        sandboxes: Arc::clone(&parts.sandboxes),
+    };
+    let background = CancellationToken::new();
+    tokio::spawn(Arc::clone(&health).watch(probed, background.clone()));
+    // Event streams stay on the thread that made them.
+    actix_web::rt::spawn(listen_for_changes(parts.queue.clone(), Arc::clone(&book), background.clone()));
+
+    let door = front_door(&settings, &parts, &tables, &book, &health, &draining)?;
+    let edge = edge_state(&settings, &parts, &tables)?;
+    let front_addresses: Vec<String> = listeners.front_addresses().iter().map(ToString::to_string).collect();
+    let operator_address = listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?;
+    let operator = operator_server(&settings, listeners.operator, door.clone())?;
+    let operator_handle = operator.handle();
+    tokio::spawn(operator);
+    wait_for_table(&tables).await;
+    let front = front_server(&settings, listeners.front, door.clone(), edge)?;
+    let front_handle = front.handle();
+    tokio::spawn(front);
+    let url = parts.control.addresses.platform();
+    let server_file = ServerFile::write(&files.data_dir, &front_addresses, &operator_address, &url)?;
+    tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
+        environment = settings.environment.as_str(), "serving");
+
+    stop_signal().await;
+    tracing::info!("stopping");
+    let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
+    drain(&supervisor, limit).await;
+    drop(server_file);
+    if let Err(e) = parts.control.store.edge_leave(&parts.node).await {
+        tracing::warn!(error = %e, "this edge could not sign off");
+    }
+    stop_servers(front_handle, operator_handle).await;
+    background.cancel();
+    builders.stop();
+    parts.queue.shutdown().await;
+    queue_stop.cancel();
+    parts.control.store.clone().close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Says which isolation there is, loudly where there is none; production refuses what it must.
+async fn check_isolation(settings: &Settings, parts: &Parts) -> Result<(), AppError> {
+    let report = parts.sandboxes.report().await;
+    tracing::info!(
+        provider = report.provider,
+        ok = report.ok,
+        limiter = %report.limiter,
+        host_uid = report.host_uid,
+        slots = report.slots,
+        "sandbox"
+    );
+    for missing in &report.missing {
+        tracing::warn!(missing = %missing, "builds can't be isolated on this machine");
+    }
+    if settings.environment == Environment::Production {
+        crate::sandbox::check_limiter_for_production(&settings.sandbox, report.limiter)
+            .map_err(AppError::Settings)?;
+    }
+    Ok(())
+}
+
+fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>) -> Pipeline {
+    let refresh_book = Arc::clone(book);
+    let queue = parts.queue.clone();
+    let refresh_routes: RefreshRoutes = Arc::new(move |at_least| {
+        let book = Arc::clone(&refresh_book);
+        let queue = queue.clone();
+        Box::pin(async move { refresh(&book, &queue, at_least).await })
+    });
+    Pipeline {
+        control: Arc::clone(&parts.control),
+        sandboxes: Arc::clone(&parts.sandboxes),
+        versions: Arc::clone(&parts.versions),
+        refresh_routes,
+        prober: Arc::clone(&parts.prober),
+        node: parts.node.clone(),
+        scratch: files.scratch.clone(),
+    }
+}
+
+/// Has the registry bring the table to an epoch, and tells the other edges. An address that was
+/// closed is fetched anew: the owner builds a fresh actor.
+async fn refresh(book: &AddressBook, queue: &Queue, at_least: i64) -> Result<i64, String> {
+    let body = Bytes::from(at_least.to_string());
+    if let Err(e) = queue.publish_event(ROUTES_CHANGED, body).await {
+        // The other edges poll the epoch each second.
+        tracing::debug!(error = %e, "a route change was not announced");
+    }
+    let deadline = tokio::time::Instant::now() + REFRESH_TIMEOUT;
+    loop {
+        let answer = match book.worker_registry() {
+            Some(registry) => registry.send(Refresh { at_least }).timeout(REFRESH_TIMEOUT).await,
+            None => Err(actix::MailboxError::Closed),
+        };
+        let problem = match answer {
+            Ok(Ok(epoch)) => return Ok(epoch),
+            Ok(Err(e)) => e,
+            Err(e) => e.to_string(),
+        };
+        if tokio::time::Instant::now() >= deadline {
+            return Err(problem);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Other nodes' changes: each event, and each gap in them, has the registry look.
+async fn listen_for_changes(queue: Queue, book: Arc<AddressBook>, stop: CancellationToken) {
+    let mut events = match queue.subscribe_events(ROUTES_CHANGED) {
+        Ok(events) => events,
+        Err(e) => return tracing::error!(error = %e, "route changes of other nodes are seen by polling only"),
+    };
+    while events.next(&stop).await.is_some() {
+        if let Some(registry) = book.worker_registry() {
+            // A full mailbox has a look waiting already.
+            drop(registry.try_send(Refresh { at_least: 0 }));
+        }
+    }
+}
+
+fn front_door(
+    settings: &Settings,
+    parts: &Parts,
+    tables: &Arc<Tables>,
+    book: &Arc<AddressBook>,
+    health: &Arc<Health>,
+    draining: &CancellationToken,
+) -> Result<Data<FrontDoor>, AppError> {
+    let document =
+        openapi::document().map_err(|e| AppError::Make { what: "the OpenAPI document", source: e.into() })?;
+    let per_minute = std::num::NonZeroU32::new(settings.http.status_requests_per_minute)
+        .ok_or_else(|| AppError::Settings("http.status_requests_per_minute must be at least 1".into()))?;
+    Ok(Data::new(FrontDoor {
+        control: Arc::clone(&parts.control),
+        tables: Arc::clone(tables),
+        book: Arc::clone(book),
+        health: Arc::clone(health),
+        status_limit: ClientLimit::per_minute(per_minute),
+        trusted_proxies: Arc::new(trusted_proxies(settings)?),
+        streams: Arc::new(Semaphore::new(settings.http.streams)),
+        openapi: document.into(),
+        draining: draining.clone(),
+    }))
+}
+
+fn trusted_proxies(settings: &Settings) -> Result<TrustedProxies, AppError> {
+    TrustedProxies::parse(&settings.http.trusted_proxies)
+        .map_err(|e| AppError::Settings(format!("http.trusted_proxies: {e}")))
+}
+
+fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Result<Data<EdgeState>, AppError> {
+    let domains = &settings.domains;
+    let rules = HostRules::new(&domains.base, &domains.platform_hosts, &domains.reserved)
+        .map_err(|e| AppError::Settings(format!("domains: {e}")))?;
+    Ok(Data::new(EdgeState {
+        tables: Arc::clone(tables),
+        rules: Arc::new(rules),
+        cache: Arc::new(BodyCache::new(&settings.runtime)),
+        probe_key: parts.probe_key.clone(),
+        trusted_proxies: Arc::new(trusted_proxies(settings)?),
+        limits: Limits { header_block_bytes: settings.http.header_bytes },
+        refuse: problem::refuse,
+    }))
+}
+
+async fn wait_for_table(tables: &Tables) {
+    let started = tokio::time::Instant::now();
+    let mut noticed = false;
+    while !tables.is_loaded() {
+        if !noticed && started.elapsed() > LOAD_NOTICE {
+            noticed = true;
+            tracing::warn!("the routing table is not loaded yet; serving begins when it is");
+        }
+        tokio::time::sleep(LOAD_LOOK).await;
+    }
+}
+
+fn front_server(
+    settings: &Settings,
+    listeners: Vec<std::net::TcpListener>,
+    door: Data<FrontDoor>,
+    edge: Data<EdgeState>,
+) -> Result<Server, AppError> {
+    let http = settings.http.clone();
+    let mut server =
+        HttpServer::new(move || {
+            App::new()
+                .app_data(door.clone())
+                .app_data(edge.clone())
+                .service(web::scope("").guard(fn_guard(is_worker_host)).default_service(web::to(worker)))
+                .service(web::scope("").wrap(from_fn(surface::wrap)).configure(api::routes).default_service(
+                    web::to(|| async { Err::<HttpResponse, Problem>(Problem::not_found()) }),
+                ))
+        })
+        .client_request_timeout(Duration::from_millis(http.header_timeout_ms))
+        .keep_alive(Duration::from_secs(http.keep_alive_seconds))
+        .shutdown_timeout(http.shutdown_timeout_seconds)
+        .max_connections(http.max_connections)
+        .disable_signals();
+    if http.workers > 0 {
+        server = server.workers(http.workers);
+    }
+    for listener in listeners {
+        server = server.listen_auto_h2c(listener).map_err(AppError::Run)?;
+    }
+    Ok(server.run())
+}
+
+async fn worker(req: HttpRequest, payload: web::Payload, state: Data<EdgeState>) -> HttpResponse {
+    edge::serve(&req, payload, &state).await
+}
+
+/// Answers whatever the host: for load balancers and operators, on loopback.
+fn operator_server(
+    settings: &Settings,
+    listener: std::net::TcpListener,
+    door: Data<FrontDoor>,
+) -> Result<Server, AppError> {
+    let faults = settings.testing.fault_injection;
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(door.clone())
+            .route("/livez", surface::read().to(health::livez))
+            .route("/readyz", surface::read().to(health::readyz))
+            .route("/health", surface::read().to(health::health))
+            .route("/health/detailed", surface::read().to(health::detailed))
+            .configure(|config| {
+                if faults {
+                    testing::routes(config);
+                }
+            })
+    })
+    .workers(1)
+    .disable_signals();
+    Ok(server.listen(listener).map_err(AppError::Run)?.run())
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals can't be received; stopping");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn drain(supervisor: &actix::Addr<Supervisor>, limit: Duration) {
+    let (done, drained) = tokio::sync::oneshot::channel();
+    if supervisor.send(Drain { done }).timeout(limit).await.is_err() {
+        tracing::warn!("the supervisor did not take the order to drain");
+        return;
+    }
+    if tokio::time::timeout(limit, drained).await.is_err() {
+        tracing::warn!("not every deployment was handed over in time; its lease runs out");
+    }
+}
+
+async fn stop_servers(front: ServerHandle, operator: ServerHandle) {
+    front.stop(true).await;
+    operator.stop(false).await;
+}

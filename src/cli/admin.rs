@@ -1,0 +1,76 @@
+//! What the commands on the database share: opening it, and telling how it went.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use crate::app::AppError;
+use crate::config::Settings;
+use crate::control::ControlError;
+use crate::domain::{OrgId, UserId};
+use crate::store::{Store, StoreError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("the database can't be opened")]
+    Open(#[from] AppError),
+    #[error("a {0} of that name exists already; choose another name")]
+    Taken(&'static str),
+    #[error("the database did not do it")]
+    Store(#[source] StoreError),
+    #[error("the secret could not be made")]
+    Secret(#[source] ControlError),
+}
+
+impl AdminError {
+    /// `what` is what the row stands for.
+    pub fn of(what: &'static str) -> impl FnOnce(StoreError) -> Self {
+        move |error| match error {
+            StoreError::Duplicate(_) => Self::Taken(what),
+            other => Self::Store(other),
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Open(_) => 69,
+            Self::Taken(_) | Self::Store(_) | Self::Secret(_) => 1,
+        }
+    }
+}
+
+pub async fn open(settings: &Settings) -> Result<Store, AdminError> {
+    Ok(crate::app::open_store_of(settings).await?)
+}
+
+pub fn org_id(text: &str) -> Result<OrgId, AdminError> {
+    OrgId::parse(text).map_err(|e| AdminError::Usage(format!("--org: {e}; `libra orgs list` shows them")))
+}
+
+pub fn user_id(text: &str) -> Result<UserId, AdminError> {
+    UserId::parse(text).map_err(|e| AdminError::Usage(format!("--user: {e}; `libra users list` shows them")))
+}
+
+pub fn finish(result: Result<(), AdminError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            super::render::note(&format!("error: {}", chain(&e)));
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// An error with its causes, for the person at the command line of this machine.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

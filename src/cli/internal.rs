@@ -1,0 +1,17 @@
+//! Commands that the program gives to itself: launchers beside and inside sandboxes, and filling a
+//! database for the benchmarks. Not for people.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter();
+    let command = arguments.next().unwrap_or_default();
+    match command.to_str() {
+        Some("sandbox-launch") => crate::sandbox::launch_main(),
+        Some("sandbox-shim") => crate::sandbox::shim_main(),
+        Some("child-launch") => ExitCode::from(crate::queue::child_launch_main(arguments)),
+        Some("bench-fill") => super::bench_fill::main(arguments.collect()),
+        _ => ExitCode::from(2),
+    }
+}

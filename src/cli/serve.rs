@@ -1,0 +1,26 @@
+//! `libra serve`.
+
+use std::process::ExitCode;
+
+use crate::app;
+use crate::config::Settings;
+use crate::telemetry;
+
+/// Runs the server until it is told to stop.
+pub fn run(settings: Settings) -> ExitCode {
+    telemetry::start(&settings.log);
+    let system = actix_web::rt::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("libra")
+            .build()
+            .expect("a process that can't start threads can't serve")
+    });
+    match system.block_on(Box::pin(app::serve(settings))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            super::render::note(&format!("error: {}", super::admin::chain(&e)));
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
