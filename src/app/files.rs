@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::AppError;
+use crate::config::Settings;
 
 /// Where things lie.
 #[derive(Debug, Clone)]
@@ -27,7 +28,8 @@ impl Files {
     ///
     /// # Errors
     /// If one can't be made.
-    pub fn prepare(data_dir: &Path, tools_dir: &Path) -> Result<Self, AppError> {
+    pub fn prepare(settings: &Settings) -> Result<Self, AppError> {
+        let data_dir = settings.data_dir.as_path();
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(|source| AppError::Folder { path: path.to_owned(), source })
         };
@@ -49,8 +51,11 @@ impl Files {
             edge: beneath("edge")?,
             scratch: beneath("scratch")?,
             sandbox: beneath("sandbox")?,
-            mirror: beneath("mirror")?,
-            tools_dir: absolute(tools_dir)?,
+            mirror: match settings.mirror_dir.as_os_str().is_empty() {
+                true => beneath("mirror")?,
+                false => absolute(&settings.mirror_dir)?,
+            },
+            tools_dir: absolute(&settings.tools_dir)?,
             data_dir,
             exe,
         })

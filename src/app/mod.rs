@@ -72,7 +72,7 @@ impl AppError {
 /// # Errors
 /// If the folder or the database can't be opened.
 pub async fn open_store_of(settings: &crate::config::Settings) -> Result<crate::store::Store, AppError> {
-    let files = files::Files::prepare(&settings.data_dir, &settings.tools_dir)?;
+    let files = files::Files::prepare(settings)?;
     open_store(settings, &files).await
 }
 
@@ -83,5 +83,5 @@ pub async fn open_store_of(settings: &crate::config::Settings) -> Result<crate::
 pub fn sandbox_paths_of(
     settings: &crate::config::Settings,
 ) -> Result<crate::sandbox::SandboxPaths, AppError> {
-    Ok(parts::sandbox_paths(&files::Files::prepare(&settings.data_dir, &settings.tools_dir)?))
+    Ok(parts::sandbox_paths(&files::Files::prepare(settings)?))
 }

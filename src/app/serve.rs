@@ -43,7 +43,7 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let settings = Arc::new(settings);
     let listeners = Listeners::bind(&settings.http.listen, &settings.http.operator_listen)?;
-    let files = Files::prepare(&settings.data_dir, &settings.tools_dir)?;
+    let files = Files::prepare(&settings)?;
     let queue_stop = CancellationToken::new();
     let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
     check_isolation(&settings, &parts).await?;

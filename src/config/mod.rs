@@ -43,6 +43,7 @@ pub struct Settings {
     pub environment: Environment,
     pub data_dir: PathBuf,
     pub tools_dir: PathBuf,
+    pub mirror_dir: PathBuf,
     pub log: Log,
     pub http: Http,
     pub domains: Domains,

@@ -1,0 +1,5 @@
+//! The whole product, tested from outside: real processes, real broker, real sandbox, real sockets.
+
+mod app;
+
+mod spine;
