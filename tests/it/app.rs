@@ -19,8 +19,9 @@ pub const BASE: &str = "libra.localhost";
 
 /// A running server.
 pub struct TestApp {
-    pub folder: Folder,
+    /// Before the folder: fields are dropped in this order.
     pub server: Server,
+    pub folder: Folder,
     pub http: reqwest::Client,
     pub org: String,
     pub user: String,

@@ -143,12 +143,14 @@ async fn there_is_no_network_but_loopback() {
         console.log("interfaces", Object.keys(os.networkInterfaces()).join());
         for (const [host, port] of [["127.0.0.1", {port}], ["127.0.0.1", 4873], ["192.0.2.1", 80]])
             net.connect(port, host).on("connect", () => console.log("CONNECTED", host, port)).on("error", e => console.log(e.code));
+        console.log("sockets", require("fs").existsSync("/run/libra/sockets"));
         require("dns").lookup("example.org", e => console.log("dns", e ? "failed" : "WORKED"));"#
     );
     let ran = run(&mut *sandbox, node(&script)).await;
     ran.must_succeed();
     assert!(ran.output.contains("interfaces lo\n"), "{}", ran.output);
     assert!(ran.output.contains("dns failed"), "{}", ran.output);
+    assert!(ran.output.contains("sockets false"), "{}", ran.output);
     assert!(!ran.output.contains("CONNECTED"), "{}", ran.output);
     sandbox.destroy().await.unwrap();
 }
@@ -205,7 +207,16 @@ async fn tenant_variables_reach_the_command_and_nothing_outside() {
         const until = () => require("fs").existsSync("/work/go") ? 0 : setTimeout(until, 20); until();"#,
     );
     // In the launcher's own environment this would be obeyed as root.
-    order.env = vec![("SECRET".into(), secret.into()), ("LD_PRELOAD".into(), "/work/evil.so".into())];
+    let trace = yard.home().join("trace").display().to_string();
+    order.env = [
+        ("SECRET", secret),
+        ("LD_PRELOAD", "/work/evil.so"),
+        // Any program outside that is started with these writes a file there.
+        ("LD_DEBUG", "files"),
+        ("LD_DEBUG_OUTPUT", &trace),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
     let tree = yard.work().join("env.1/tree");
     let watch = tokio::spawn(async move {
         wait_until("the command runs", || tree.join("ready").exists()).await;
@@ -227,6 +238,8 @@ async fn tenant_variables_reach_the_command_and_nothing_outside() {
     assert!(ran.output.contains(&format!("{secret} /work/evil.so")), "{}", ran.output);
     let (seen, outside) = watch.await.unwrap();
     assert!(seen.is_empty() && outside.is_empty(), "{seen:?} {outside:?}");
+    let traced = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("trace");
+    assert!(!std::fs::read_dir(yard.home()).unwrap().any(|entry| traced(entry.unwrap())));
     sandbox.destroy().await.unwrap();
 }
 

@@ -35,6 +35,24 @@ async fn an_aborted_exec_leaves_neither_process_nor_folder() {
 }
 
 #[tokio::test]
+async fn a_dropped_exec_ends_its_command_while_the_sandbox_stays() {
+    let yard = Yard::new();
+    let mut sandbox = yard.sandbox("dropped.1").await;
+    let (sender, _receiver) = mpsc::channel(1);
+    let script = "import os, time\nos.fork()\ntime.sleep(1000)\n# dropped-33c7";
+    {
+        let exec = sandbox.exec(command(&["python3", "-c", script]), sender, CancellationToken::new());
+        tokio::select! {
+            ended = exec => panic!("{ended:?}"),
+            () = wait_until("the command runs", || processes_with("dropped-33c7").len() >= 2) => {}
+        }
+    }
+    wait_until("its processes are gone", || processes_with("dropped-33c7").is_empty()).await;
+    run(&mut *sandbox, node("0")).await.must_succeed();
+    sandbox.destroy().await.unwrap();
+}
+
+#[tokio::test]
 async fn slots_are_waited_for_and_then_refused() {
     let yard = Yard::with(|settings| {
         settings.slots = 1;

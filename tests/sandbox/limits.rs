@@ -51,12 +51,15 @@ async fn a_fork_bomb_ends_at_the_process_limit() {
 }
 
 #[tokio::test]
-async fn a_gigabyte_of_output_is_cut_at_the_limit() {
+async fn endless_output_is_cut_at_the_limit_and_ended() {
     let yard = Yard::new();
     let mut sandbox = yard.limited("flood.1", |limits| limits.output_bytes = 4 << 20).await;
-    let ran = run(&mut *sandbox, command(&["head", "-c", "1073741824", "/dev/zero"])).await;
-    assert_eq!(ran.end(), "killed: output limit 4 MiB");
-    assert_eq!(ran.output.len(), 4 << 20);
+    // The second ends by itself, a gigabyte later.
+    for flood in [&["yes"][..], &["head", "-c", "1073741824", "/dev/zero"]] {
+        let ran = run(&mut *sandbox, command(flood)).await;
+        assert_eq!(ran.end(), "killed: output limit 4 MiB");
+        assert_eq!(ran.output.len(), 4 << 20);
+    }
     sandbox.destroy().await.unwrap();
 }
 
