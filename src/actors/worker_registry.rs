@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
@@ -15,23 +15,20 @@ use crate::store::routes::{RouteChanges, VersionRow};
 /// A dead broker only delays a change by this.
 const POLL: Duration = Duration::from_secs(1);
 
+/// This edge reports itself at least this often, and whenever it serves a new table.
+const REPORT: Duration = Duration::from_secs(3);
+
 pub struct WorkerRegistry {
     parts: ActorParts,
     owner: Recipient<ChildStopped>,
-    book: Book,
-}
-
-/// What is known of the routes: the table, and which Worker each version belongs to.
-#[derive(Default, Clone)]
-struct Book {
+    /// The epoch up to which changes were read; a fresh registry has read none.
     epoch: i64,
-    live: HashMap<Box<str>, Arc<WorkerRoute>>,
-    previews: HashMap<Box<str>, Arc<SiteVersion>>,
+    reported: Option<Instant>,
 }
 
 impl WorkerRegistry {
     pub(super) fn new(parts: ActorParts, owner: Recipient<ChildStopped>) -> Self {
-        Self { parts, owner, book: Book::default() }
+        Self { parts, owner, epoch: 0, reported: None }
     }
 }
 
@@ -62,67 +59,85 @@ impl Handler<Refresh> for WorkerRegistry {
     type Result = AtomicResponse<Self, Result<i64, String>>;
 
     fn handle(&mut self, order: Refresh, _: &mut Self::Context) -> Self::Result {
-        if order.at_least > 0 && self.book.epoch >= order.at_least {
-            return AtomicResponse::new(Box::pin(actix::fut::ready(Ok(self.book.epoch))));
+        if order.at_least > 0 && self.epoch >= order.at_least {
+            return AtomicResponse::new(Box::pin(actix::fut::ready(Ok(self.epoch))));
         }
         let parts = self.parts.clone();
-        let book = self.book.clone();
-        let work = async move { refresh(&parts, book).await };
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |refreshed, this, _| {
-            let (book, whole) = refreshed?;
-            this.book = book;
-            let epoch = this.book.epoch;
-            match whole {
-                Ok(()) if epoch >= order.at_least => Ok(epoch),
-                Ok(()) => Err(format!("the routes are at epoch {epoch}, not yet at {}", order.at_least)),
-                Err(e) => Err(e),
+        let known = self.epoch;
+        let report_due = self.reported.is_none_or(|at| at.elapsed() >= REPORT);
+        let work = async move {
+            let read = refresh(&parts, known).await;
+            let served = read.as_ref().map_or(known, |r| r.epoch);
+            let reported = (report_due || served != known) && report(&parts, served).await;
+            (read, reported)
+        };
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |(read, reported), this, _| {
+            if reported {
+                this.reported = Some(Instant::now());
+            }
+            let read = read?;
+            this.epoch = read.epoch;
+            match read.problem {
+                Some(problem) => Err(problem),
+                None if read.epoch >= order.at_least => Ok(read.epoch),
+                None => Err(format!("the routes are at epoch {}, not yet at {}", read.epoch, order.at_least)),
             }
         })))
     }
 }
 
-/// One reading of what changed. The second answer tells of a version that could not be installed:
-/// the rest is served meanwhile, under the old epoch, so that the next reading tries again.
-async fn refresh(parts: &ActorParts, mut book: Book) -> Result<(Book, Result<(), String>), String> {
+async fn report(parts: &ActorParts, epoch: i64) -> bool {
     let store = &parts.pipeline.control.store;
-    let first = parts.tables.workers().is_none() || book.epoch == 0;
-    let changes = store.route_changes(book.epoch).await.map_err(|e| {
+    let reported = store.edge_report(&parts.pipeline.node, &parts.edge_address, epoch).await;
+    reported.inspect_err(|e| tracing::warn!(error = %e, "this edge could not report itself")).is_ok()
+}
+
+/// How far the table came. With a problem some version could not be installed: the rest is served
+/// meanwhile, under the old epoch, so that the next reading tries again.
+struct Read {
+    epoch: i64,
+    problem: Option<String>,
+}
+
+/// One reading of what changed after `known`.
+async fn refresh(parts: &ActorParts, known: i64) -> Result<Read, String> {
+    let store = &parts.pipeline.control.store;
+    let changes = store.route_changes(known).await.map_err(|e| {
         tracing::warn!(error = %e, "routes could not be read; the last table serves");
         e.to_string()
     })?;
-    let changed = first || changes.epoch != book.epoch;
-    let whole = if changed { apply(parts, &mut book, changes).await } else { Ok(()) };
-    if changed {
-        parts.tables.publish_workers(WorkerTable {
-            epoch: u64::try_from(book.epoch).unwrap_or(0),
-            live: book.live.clone(),
-            previews: book.previews.clone(),
-        });
+    if known != 0 && changes.epoch == known {
+        return Ok(Read { epoch: known, problem: None });
     }
-    let node = &parts.pipeline.node;
-    if let Err(e) = store.edge_report(node, &parts.edge_address, book.epoch).await {
-        tracing::warn!(error = %e, "this edge could not report itself");
-    }
-    Ok((book, whole))
+    // This actor is the table's only writer, so the served table is what it knows. One that knows
+    // nothing yet starts over, whatever an earlier one left.
+    let served = if known == 0 { None } else { parts.tables.workers() };
+    let mut table = match served {
+        Some(served) => {
+            WorkerTable { epoch: served.epoch, live: served.live.clone(), previews: served.previews.clone() }
+        }
+        None => WorkerTable::default(),
+    };
+    let newest = changes.epoch;
+    let problem = apply(parts, &mut table, changes).await.err();
+    let epoch = if problem.is_none() { newest } else { known };
+    table.epoch = u64::try_from(epoch).unwrap_or(0);
+    parts.tables.publish_workers(table);
+    Ok(Read { epoch, problem })
 }
 
-async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Result<(), String> {
+async fn apply(parts: &ActorParts, table: &mut WorkerTable, changes: RouteChanges) -> Result<(), String> {
     let mut whole = Ok(());
-    let mut workers: HashMap<&str, &str> =
+    let workers: HashMap<&str, &str> =
         changes.live.iter().map(|l| (l.project_id.as_str(), l.worker_name.as_str())).collect();
-    let known: Vec<(Box<str>, Arc<str>)> =
-        book.live.values().map(|r| (r.project_id.clone(), Arc::clone(&r.worker))).collect();
-    for (project, worker) in &known {
-        workers.entry(project).or_insert(worker);
-    }
+    let recorded: HashMap<&str, &VersionRow> = changes.versions.iter().map(|v| (v.id.as_str(), v)).collect();
     for version in &changes.versions {
         if version.retired_at.is_some() {
-            book.previews.remove(version.preview_label.as_str());
+            table.previews.remove(version.preview_label.as_str());
             continue;
         }
         let owner = match workers.get(version.project_id.as_str()) {
             Some(worker) => (*worker).to_owned(),
-            // Nothing of this project is live yet: its project row names the Worker.
             None => match worker_of(parts, version).await {
                 Some(worker) => worker,
                 None => continue,
@@ -130,7 +145,7 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
         };
         match load(parts, version, &owner).await {
             Ok(site) => {
-                book.previews.insert(version.preview_label.as_str().into(), site);
+                table.previews.insert(version.preview_label.as_str().into(), site);
             }
             Err(e) => whole = Err(e),
         }
@@ -138,7 +153,7 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
     for row in &changes.live {
         let site = match &row.version_id {
             None => None,
-            Some(id) => match live_site(parts, id, &row.worker_name).await {
+            Some(id) => match live_site(parts, &recorded, id, &row.worker_name).await {
                 Ok(site) => Some(site),
                 Err(e) => {
                     // What was live stays live until its successor can be served.
@@ -153,15 +168,20 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
             project_id: row.project_id.as_str().into(),
             live: site,
         };
-        book.live.insert(row.worker_name.as_str().into(), Arc::new(route));
-    }
-    if whole.is_ok() {
-        book.epoch = changes.epoch;
+        table.live.insert(row.worker_name.as_str().into(), Arc::new(route));
     }
     whole
 }
 
-async fn live_site(parts: &ActorParts, id: &str, owner: &str) -> Result<Arc<SiteVersion>, String> {
+async fn live_site(
+    parts: &ActorParts,
+    recorded: &HashMap<&str, &VersionRow>,
+    id: &str,
+    owner: &str,
+) -> Result<Arc<SiteVersion>, String> {
+    if let Some(row) = recorded.get(id) {
+        return load(parts, row, owner).await;
+    }
     let row = parts.pipeline.control.store.version_get(id).await.map_err(|e| e.to_string())?;
     let row = row.ok_or_else(|| format!("version {id} has no row"))?;
     load(parts, &row, owner).await

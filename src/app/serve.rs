@@ -47,6 +47,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let queue_stop = CancellationToken::new();
     let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
     check_isolation(&settings, &parts).await?;
+    warn_of_shared_domain(&settings);
 
     let draining = CancellationToken::new();
     let tables = Arc::new(Tables::new());
@@ -128,6 +129,23 @@ async fn check_isolation(settings: &Settings, parts: &Parts) -> Result<(), AppEr
             .map_err(AppError::Settings)?;
     }
     Ok(())
+}
+
+/// A tenant's page on the platform's own registrable domain can set cookies that the platform reads.
+fn warn_of_shared_domain(settings: &Settings) {
+    if settings.environment != Environment::Production {
+        return;
+    }
+    let domains = &settings.domains;
+    let own = psl::domain_str(&domains.base);
+    let shared = domains.platform_hosts.is_empty()
+        || domains.platform_hosts.iter().any(|host| psl::domain_str(host) == own);
+    if shared {
+        tracing::warn!(
+            base = %domains.base,
+            "THE PLATFORM'S OWN HOST SHARES ITS REGISTRABLE DOMAIN WITH THE TENANTS: give domains.platform_hosts a host of another domain"
+        );
+    }
 }
 
 fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>) -> Pipeline {

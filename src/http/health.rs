@@ -25,7 +25,7 @@ use crate::sandbox::IsolationReport;
 
 const SERVICE: &str = "Libra";
 /// Between two rounds of probes; a dead part shows within this.
-const ROUND: Duration = Duration::from_secs(2);
+const ROUND: Duration = Duration::from_secs(4);
 /// A probe that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A result older than this says nothing any more.

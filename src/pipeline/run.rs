@@ -53,7 +53,7 @@ pub async fn run(pipeline: &Pipeline, row: &DeploymentRow, stop: &Stop, progress
         },
         () = beat(pipeline, &hold, &cancel, progress) => Err(StepError::LeaseLost),
         () = stop.draining.cancelled() => {
-            cleanup::abandon(&walk, &mut sandbox).await;
+            cleanup::release(&walk, &mut sandbox).await;
             return match pipeline.control.store.deployment_hand_over(&hold).await {
                 Ok(()) => Ended::Settled,
                 Err(StoreError::FenceLost) => Ended::LeaseLost,
@@ -61,7 +61,10 @@ pub async fn run(pipeline: &Pipeline, row: &DeploymentRow, stop: &Stop, progress
             };
         }
     };
-    cleanup::abandon(&walk, &mut sandbox).await;
+    cleanup::release(&walk, &mut sandbox).await;
+    if walked.is_err() {
+        cleanup::journal(&walk).await;
+    }
     let verdict = verdict::of(walked, row, cancel.is_cancelled());
     settle(pipeline, row, &hold, verdict).await
 }

@@ -5,6 +5,7 @@ use super::step::{Done, StepError};
 use super::{Project, Walk};
 use crate::control::domains::claimable;
 use crate::domain::hostname::Hostname;
+use crate::domain::source::SourceOrder;
 use crate::domain::{Step, UserId};
 
 const STEP: Step = Step::Validate;
@@ -41,8 +42,9 @@ pub async fn run(walk: &Walk<'_>) -> Result<Done<Project>, StepError> {
             problems.push("The custom domain is in use by another project.");
         }
     }
-    let nothing = walk.row.source == "{}" || walk.row.source.contains(r#""tree":null,"history":null"#);
-    if nothing && project.as_ref().is_some_and(|p| p.tree_digest.is_none()) {
+    let order: SourceOrder = serde_json::from_str(&walk.row.source)
+        .map_err(|e| StepError::platform(STEP, "The recorded source can't be read.", e))?;
+    if order == SourceOrder::default() && project.as_ref().is_some_and(|p| p.tree_digest.is_none()) {
         problems.push("The project has no files.");
     }
     let Some(project) = project else {
