@@ -43,6 +43,8 @@ pub enum AppError {
     Settings(String),
     #[error("the server failed")]
     Run(#[source] std::io::Error),
+    #[error("the supervisor failed; start the server again")]
+    SupervisorLost,
     #[error("{what} can't be made")]
     Make {
         what: &'static str,
@@ -62,6 +64,7 @@ impl AppError {
             | Self::Bootstrap(_)
             | Self::Versions(_)
             | Self::Run(_)
+            | Self::SupervisorLost
             | Self::Make { .. } => 70,
         }
     }

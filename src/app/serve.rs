@@ -33,6 +33,8 @@ use crate::runtime::BodyCache;
 const LOAD_NOTICE: Duration = Duration::from_secs(10);
 /// Between two looks at whether the table is loaded.
 const LOAD_LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at whether the supervisor lives.
+const SUPERVISOR_LOOK: Duration = Duration::from_secs(1);
 /// One refresh of the routes, installing a version included.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -92,7 +94,10 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
         environment = settings.environment.as_str(), "serving");
 
-    stop_signal().await;
+    let ended = tokio::select! {
+        () = stop_signal() => Ok(()),
+        () = lost(&supervisor) => Err(AppError::SupervisorLost),
+    };
     tracing::info!("stopping");
     let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
     drain(&supervisor, limit).await;
@@ -107,7 +112,15 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     queue_stop.cancel();
     parts.control.store.clone().close().await;
     tracing::info!("stopped");
-    Ok(())
+    ended
+}
+
+/// Returns when the supervisor is gone: nobody would rebuild its children then, so the process ends
+/// in order and is started again by whoever runs it.
+async fn lost(supervisor: &actix::Addr<Supervisor>) {
+    while supervisor.connected() {
+        tokio::time::sleep(SUPERVISOR_LOOK).await;
+    }
 }
 
 /// Says which isolation there is, loudly where there is none; production refuses what it must.

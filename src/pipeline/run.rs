@@ -19,7 +19,7 @@ pub enum Ended {
     /// The row is final, or waits for its next attempt: the message is done with.
     Settled,
     /// The last attempt failed for the platform's reasons: a dead letter must be confirmed, then
-    /// the row is failed with [`verdict::Verdict`]'s cause.
+    /// the row is failed with this cause.
     DeadLetter(Box<Cause>),
     /// The lease was lost: somebody else decides.
     LeaseLost,
