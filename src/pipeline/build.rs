@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::detect::{BuildPlan, Install};
-use super::log::{BuildLog, Masker};
+use super::log::BuildLog;
+use super::mask::Masker;
 use super::sandbox::{Held, Work};
 use super::step::{Done, StepError};
 use super::sync::Source;
