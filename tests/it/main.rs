@@ -2,4 +2,8 @@
 
 mod app;
 
+mod host;
+
+mod build_env;
+mod builds;
 mod spine;
