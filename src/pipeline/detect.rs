@@ -51,6 +51,8 @@ pub enum DetectError {
     NoBuildScript,
     #[error("build.{0} is not a path within the project")]
     BadPath(&'static str),
+    #[error("no file of the project lies in build.rootDirectory `{0}`")]
+    NoRoot(String),
 }
 
 impl DetectError {
@@ -60,6 +62,7 @@ impl DetectError {
             Self::BadManifest => "package.json can't be read.",
             Self::NoBuildScript => "package.json has no build script.",
             Self::BadPath(_) => "A build setting is not a path within the project.",
+            Self::NoRoot(_) => "The root directory does not exist.",
         }
     }
 
@@ -73,6 +76,7 @@ impl DetectError {
             Self::BadPath(_) => {
                 "Give rootDirectory and outputDirectory relative to the project, without '..'."
             }
+            Self::NoRoot(_) => "Set build.rootDirectory to a folder of the project.",
         }
     }
 }
@@ -112,6 +116,11 @@ pub fn detect(
 ) -> Result<Plan, DetectError> {
     let root = root(overrides)?;
     let output = overrides.output_directory.as_deref().map(|o| relative(o, "outputDirectory")).transpose()?;
+    if !root.is_empty()
+        && !tree.files.keys().any(|p| p.strip_prefix(&*root).is_some_and(|p| p.starts_with('/')))
+    {
+        return Err(DetectError::NoRoot(root));
+    }
     let within = |name: &str| tree.files.contains_key(&join(&root, name));
     let as_files = |sign: &str| {
         let directory = join(&root, output.as_deref().unwrap_or(""));
@@ -291,5 +300,8 @@ mod tests {
         assert_eq!((plan.outputs, plan.install), (vec!["public".to_owned()], Install::Nothing));
         let out = BuildOverrides { output_directory: Some("../x".into()), ..BuildOverrides::default() };
         assert_eq!(detect(&tree, &out, Some(b"{}")), Err(DetectError::BadPath("outputDirectory")));
+        // `apps/we` is the beginning of a name, not a folder.
+        let out = BuildOverrides { root_directory: Some("apps/we".into()), ..BuildOverrides::default() };
+        assert_eq!(detect(&tree, &out, None), Err(DetectError::NoRoot("apps/we".into())));
     }
 }

@@ -12,6 +12,7 @@ mod cleanup;
 mod deploy;
 mod detect;
 mod log;
+mod mask;
 mod output;
 mod probe;
 mod sandbox;

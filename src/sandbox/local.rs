@@ -107,7 +107,7 @@ impl Provider for Local {
         }
         if !has_any_node(&self.host.paths.tools) {
             missing
-                .push("Node for builds is not installed beneath the tools folder; run `make tools`".into());
+                .push("Node for builds is not installed beneath the tools folder; run `make install`".into());
         }
         let host_uid = match rustix::process::geteuid() {
             me if me.is_root() => self.host.settings.slot_uid_base,

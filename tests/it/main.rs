@@ -4,4 +4,8 @@
 
 mod app;
 
+mod host;
+
+mod build_env;
+mod builds;
 mod spine;
