@@ -1,5 +1,6 @@
 //! Opening the database: one writer connection, a few readers, the schema brought up under a lock.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -60,7 +61,9 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        super::clock::now(&self.read).await.map(|_| ())
+        super::clock::now(&self.read).await?;
+        self.begin().await?.rollback().await?;
+        Ok(())
     }
 
     /// The database's clock, in milliseconds since 1970.
@@ -108,7 +111,7 @@ async fn connect(url: &str, settings: &Settings, connections: u32) -> Result<Dat
 async fn lock_file(path: &Path) -> Result<nix::fcntl::Flock<std::fs::File>, StoreError> {
     let path = path.to_owned();
     let locked = tokio::task::spawn_blocking(move || {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
             .map_err(|(_, errno)| std::io::Error::from(errno))
     })
