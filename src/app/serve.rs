@@ -96,7 +96,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
 
     let ended = tokio::select! {
         () = stop_signal() => Ok(()),
-        () = lost(&supervisor) => Err(AppError::SupervisorLost),
+        () = watch(&supervisor, &server_file) => Err(AppError::SupervisorLost),
     };
     tracing::info!("stopping");
     let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
@@ -117,8 +117,9 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
 
 /// Returns when the supervisor is gone: nobody would rebuild its children then, so the process ends
 /// in order and is started again by whoever runs it.
-async fn lost(supervisor: &actix::Addr<Supervisor>) {
+async fn watch(supervisor: &actix::Addr<Supervisor>, server_file: &ServerFile) {
     while supervisor.connected() {
+        server_file.keep();
         tokio::time::sleep(SUPERVISOR_LOOK).await;
     }
 }
