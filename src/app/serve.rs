@@ -285,21 +285,24 @@ fn front_server(
     edge: Data<EdgeState>,
 ) -> Result<Server, AppError> {
     let http = settings.http.clone();
-    let mut server =
-        HttpServer::new(move || {
-            App::new()
-                .app_data(door.clone())
-                .app_data(edge.clone())
-                .service(web::scope("").guard(fn_guard(is_worker_host)).default_service(web::to(worker)))
-                .service(web::scope("").wrap(from_fn(surface::wrap)).configure(api::routes).default_service(
-                    web::to(|| async { Err::<HttpResponse, Problem>(Problem::not_found()) }),
-                ))
-        })
-        .client_request_timeout(Duration::from_millis(http.header_timeout_ms))
-        .keep_alive(Duration::from_secs(http.keep_alive_seconds))
-        .shutdown_timeout(http.shutdown_timeout_seconds)
-        .max_connections(http.max_connections)
-        .disable_signals();
+    let mut server = HttpServer::new(move || {
+        App::new()
+            .app_data(door.clone())
+            .app_data(edge.clone())
+            .service(web::scope("").guard(fn_guard(is_worker_host)).default_service(web::to(worker)))
+            .service(
+                web::scope("")
+                    .wrap(from_fn(surface::wrap))
+                    .configure(api::routes)
+                    .default_service(web::to(not_found)),
+            )
+            .default_service(web::to(surface::pathless))
+    })
+    .client_request_timeout(Duration::from_millis(http.header_timeout_ms))
+    .keep_alive(Duration::from_secs(http.keep_alive_seconds))
+    .shutdown_timeout(http.shutdown_timeout_seconds)
+    .max_connections(http.max_connections)
+    .disable_signals();
     if http.workers > 0 {
         server = server.workers(http.workers);
     }
@@ -307,6 +310,10 @@ fn front_server(
         server = server.listen_auto_h2c(listener).map_err(AppError::Run)?;
     }
     Ok(server.run())
+}
+
+async fn not_found() -> Result<HttpResponse, Problem> {
+    Err(Problem::not_found())
 }
 
 async fn worker(req: HttpRequest, payload: web::Payload, state: Data<EdgeState>) -> HttpResponse {
@@ -323,15 +330,18 @@ fn operator_server(
     let server = HttpServer::new(move || {
         App::new()
             .app_data(door.clone())
-            .route("/livez", surface::read().to(health::livez))
-            .route("/readyz", surface::read().to(health::readyz))
-            .route("/health", surface::read().to(health::health))
-            .route("/health/detailed", surface::read().to(health::detailed))
-            .configure(|config| {
-                if faults {
-                    testing::routes(config);
-                }
-            })
+            .service(
+                web::scope("")
+                    .wrap(from_fn(surface::wrap))
+                    .configure(health::routes)
+                    .configure(|config| {
+                        if faults {
+                            testing::routes(config);
+                        }
+                    })
+                    .default_service(web::to(not_found)),
+            )
+            .default_service(web::to(surface::pathless))
     })
     .workers(1)
     .disable_signals();

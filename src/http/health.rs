@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::web::Data;
+use actix_web::http::{Method, StatusCode};
+use actix_web::web::{Data, ServiceConfig};
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::FrontDoor;
 use super::api::ENDPOINTS;
 use super::openapi::PublicRefusals;
+use super::surface::{read, resource};
 use crate::actors::AddressBook;
 use crate::control::Control;
 use crate::domain::time;
@@ -246,7 +247,7 @@ pub struct ServiceInfo {
 }
 
 /// What this service is.
-#[utoipa::path(get, path = "/", tag = "service",
+#[utoipa::path(get, path = "/", operation_id = "getService", tag = "service",
     responses((status = 200, description = "Service information", body = ServiceInfo), PublicRefusals))]
 pub async fn info() -> HttpResponse {
     HttpResponse::Ok().json(ServiceInfo {
@@ -261,8 +262,17 @@ pub async fn info() -> HttpResponse {
     })
 }
 
+/// What the operator's listener answers whatever the host; the front door answers it too.
+pub fn routes(config: &mut ServiceConfig) {
+    config
+        .service(resource("/health", vec![(Method::GET, read().to(health))]))
+        .service(resource("/health/detailed", vec![(Method::GET, read().to(detailed))]))
+        .service(resource("/livez", vec![(Method::GET, read().to(livez))]))
+        .service(resource("/readyz", vec![(Method::GET, read().to(readyz))]));
+}
+
 /// Whether database and queue answer.
-#[utoipa::path(get, path = "/health", tag = "service",
+#[utoipa::path(get, path = "/health", operation_id = "getHealth", tag = "service",
     responses((status = 200, description = "Healthy", body = HealthDocument),
         (status = 503, description = "Unhealthy", body = HealthDocument)))]
 pub async fn health(door: Data<FrontDoor>) -> HttpResponse {
@@ -273,7 +283,7 @@ pub async fn health(door: Data<FrontDoor>) -> HttpResponse {
 }
 
 /// Every part, with the latency and age of its last real probe.
-#[utoipa::path(get, path = "/health/detailed", tag = "service",
+#[utoipa::path(get, path = "/health/detailed", operation_id = "getHealthDetailed", tag = "service",
     responses((status = 200, description = "Healthy", body = serde_json::Value),
         (status = 503, description = "Unhealthy", body = serde_json::Value)))]
 pub async fn detailed(door: Data<FrontDoor>) -> HttpResponse {
@@ -291,14 +301,14 @@ pub async fn detailed(door: Data<FrontDoor>) -> HttpResponse {
 }
 
 /// Whether the process answers at all.
-#[utoipa::path(get, path = "/livez", tag = "service",
+#[utoipa::path(get, path = "/livez", operation_id = "getLiveness", tag = "service",
     responses((status = 200, description = "Alive", content_type = "text/plain", body = String)))]
 pub async fn livez() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
 /// Whether requests should be sent here: the table is loaded and the server is not draining.
-#[utoipa::path(get, path = "/readyz", tag = "service",
+#[utoipa::path(get, path = "/readyz", operation_id = "getReadiness", tag = "service",
     responses((status = 200, description = "Ready", content_type = "text/plain", body = String),
         (status = 503, description = "Not ready", content_type = "text/plain", body = String)))]
 pub async fn readyz(door: Data<FrontDoor>) -> HttpResponse {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 use crate::domain::source::{BuildOverrides, SourceTree};
-use crate::domain::tree_path::TreePath;
+use crate::domain::tree_path::parse_folder;
 
 /// What is to be done with a tree.
 #[derive(Debug, PartialEq, Eq)]
@@ -209,13 +209,8 @@ fn root(overrides: &BuildOverrides) -> Result<String, DetectError> {
     overrides.root_directory.as_deref().map_or(Ok(String::new()), |r| relative(r, "rootDirectory"))
 }
 
-/// `./x/`, `x/` and `x` are the same folder; `.` is the root.
 fn relative(path: &str, key: &'static str) -> Result<String, DetectError> {
-    let path = path.trim_start_matches("./").trim_end_matches('/');
-    if path.is_empty() || path == "." {
-        return Ok(String::new());
-    }
-    TreePath::parse(path).map(|p| p.as_str().to_owned()).map_err(|_| DetectError::BadPath(key))
+    parse_folder(path).map_err(|_| DetectError::BadPath(key))
 }
 
 fn join(directory: &str, name: &str) -> String {

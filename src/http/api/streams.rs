@@ -33,13 +33,29 @@ pub struct Asked {
     follow: Option<String>,
 }
 
-/// The whole build log; with `follow=1` or `Accept: text/event-stream` also what is still to come.
-#[utoipa::path(get, path = "/api/v1/deployments/{id}/logs", tag = "deployments", security(("bearer" = [])),
+/// One event of a stream.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "documents what `event` writes")]
+struct SentEvent {
+    /// What to send as `Last-Event-ID` to go on after this one.
+    #[schema(pattern = "^[0-9]{1,18}$")]
+    id: String,
+    /// `log`, or what changed: `queued`, `started`, `step`, `retry`, `cancel_requested`,
+    /// `switched`, `completed`, `failed`, `cancelled`.
+    event: String,
+    /// A JSON object: `{at, attempt, text}` of a log, `{at, message, data}` of a change.
+    data: String,
+}
+
+/// Read the build log.
+///
+/// The whole log; with `follow=1` or `Accept: text/event-stream` also what is still to come.
+#[utoipa::path(get, path = "/api/v1/deployments/{id}/logs", operation_id = "getDeploymentLogs", tag = "deployments", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
         ("follow" = Option<String>, Query, description = "1: stay until the deployment has ended"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event")),
+        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event", pattern = "^[0-9]{1,18}$")),
     responses((status = 200, description = "The masked log",
-        content((String = "text/plain"), (String = "text/event-stream"))), ReadRefusals))]
+        content((String = "text/plain"), (SentEvent = "text/event-stream"))), ReadRefusals))]
 pub async fn logs(
     req: HttpRequest,
     caller: Caller,
@@ -54,11 +70,13 @@ pub async fn logs(
     respond(&req, source)
 }
 
-/// The state changes of a deployment, from the first; ends when the deployment has ended.
-#[utoipa::path(get, path = "/api/v1/deployments/{id}/events", tag = "deployments", security(("bearer" = [])),
+/// Follow the state changes.
+///
+/// From the first one on; the stream ends when the deployment has ended.
+#[utoipa::path(get, path = "/api/v1/deployments/{id}/events", operation_id = "getDeploymentEvents", tag = "deployments", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event")),
-    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String), ReadRefusals))]
+        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event", pattern = "^[0-9]{1,18}$")),
+    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = SentEvent), ReadRefusals))]
 pub async fn events(
     req: HttpRequest,
     caller: Caller,
@@ -103,10 +121,14 @@ fn respond(req: &HttpRequest, source: Source) -> Result<HttpResponse, Problem> {
     let permit = source.door.streams.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Problem::overloaded("Too many streams are open; try again shortly."))?;
     let resume = req.headers().get("last-event-id").and_then(|v| v.to_str().ok());
-    let after = match resume.map(str::parse::<i64>) {
+    let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 18 {
+        true => text.parse::<i64>().ok(),
+        false => None,
+    };
+    let after = match resume.map(number) {
         None => 0,
-        Some(Ok(after)) if after >= 0 => after,
-        Some(_) => {
+        Some(Some(after)) => after,
+        Some(None) => {
             return Err(Problem::invalid_request("Last-Event-ID must be a number that this stream sent."));
         }
     };
