@@ -4,6 +4,7 @@ mod app;
 
 mod host;
 
+mod browser;
 mod build_env;
 mod builds;
 mod spine;
