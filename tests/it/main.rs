@@ -6,6 +6,7 @@ mod app;
 
 mod host;
 
+mod browser;
 mod build_env;
 mod builds;
 mod spine;
