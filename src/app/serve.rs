@@ -10,7 +10,6 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::files::{Files, ServerFile};
@@ -23,6 +22,7 @@ use crate::http::client_limit::ClientLimit;
 use crate::http::edge::{EdgeState, Limits, TrustedProxies, is_worker_host};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
+use crate::http::stream_places::StreamPlaces;
 use crate::http::{FrontDoor, api, edge, health, openapi, problem, surface};
 use crate::pipeline::{Pipeline, RefreshRoutes};
 use crate::queue::{Queue, ROUTES_CHANGED};
@@ -240,7 +240,7 @@ fn front_door(
         health: Arc::clone(health),
         status_limit: ClientLimit::per_minute(per_minute),
         trusted_proxies: Arc::new(trusted_proxies(settings)?),
-        streams: Arc::new(Semaphore::new(settings.http.streams)),
+        streams: StreamPlaces::new(settings.http.streams, settings.http.streams_of_one),
         openapi: document.into(),
         draining: draining.clone(),
     }))

@@ -192,7 +192,7 @@ impl Bench<'_, '_, '_> {
             };
             self.name_skipped().await?;
             if files.is_empty() {
-                break;
+                continue;
             }
             self.say(&format!("libra: output found in {candidate}/")).await?;
             return Ok(Collected { folder, files: files.into_iter().map(|f| f.path).collect() });

@@ -132,10 +132,10 @@ pub fn detect(
         if let Some(command) = &overrides.command {
             return Ok(Plan::Build(Box::new(BuildPlan {
                 sign: "build.command is set".into(),
-                directory: root,
+                directory: root.clone(),
                 install: install_of(overrides, Install::Nothing),
                 build: shell_line(command),
-                outputs: output.map_or_else(|| candidates(&["dist", "build", "out", "public"]), |o| vec![o]),
+                outputs: output.map_or_else(|| guessed(tree, &root), |o| vec![o]),
             })));
         }
         return as_files("plain HTML: there is no package.json").ok_or(DetectError::Nothing);
@@ -154,7 +154,7 @@ pub fn detect(
     } else if let Some(config) = vite_config {
         (format!("Vite: {config} is there"), candidates(&["dist"]))
     } else if has_script || overrides.command.is_some() {
-        ("package.json with a build script".to_owned(), candidates(&["dist", "build", "out", "public"]))
+        ("package.json with a build script".to_owned(), guessed(tree, &root))
     } else {
         let plain = as_files("plain HTML: package.json has no build script");
         return plain.ok_or(DetectError::NoBuildScript);
@@ -199,6 +199,17 @@ fn shell_line(command: &str) -> Vec<String> {
 
 fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|w| (*w).to_owned()).collect()
+}
+
+/// Where builds usually write. A `public` that is there before the build holds sources, not output.
+fn guessed(tree: &SourceTree, root: &str) -> Vec<String> {
+    let public = format!("{}/", join(root, "public"));
+    let has_public = tree.files.keys().any(|p| p.starts_with(&public));
+    let mut outputs = words(&["dist", "build", "out"]);
+    if !has_public {
+        outputs.push("public".to_owned());
+    }
+    outputs
 }
 
 fn candidates(list: &[&str]) -> Vec<String> {
@@ -276,6 +287,22 @@ mod tests {
         assert_eq!(
             detect(&tree(&["package.json"]), &overrides, Some(b"{}")),
             Err(DetectError::NoBuildScript)
+        );
+    }
+
+    #[test]
+    fn a_public_folder_of_the_source_is_not_taken_for_output() {
+        let manifest = br#"{"scripts":{"build":"make"}}"#;
+        let overrides = BuildOverrides::default();
+        let with = tree(&["package.json", "public/robots.txt"]);
+        assert!(
+            !built(detect(&with, &overrides, Some(manifest)).unwrap()).outputs.contains(&"public".to_owned())
+        );
+        let without = tree(&["package.json"]);
+        assert!(
+            built(detect(&without, &overrides, Some(manifest)).unwrap())
+                .outputs
+                .contains(&"public".to_owned())
         );
     }
 
