@@ -7,7 +7,7 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter,
 };
 
-use super::StoreError;
+use super::{Store, StoreError};
 use crate::domain::time;
 
 /// The one plan there is.
@@ -131,4 +131,12 @@ pub(super) async fn end(
         .exec(tx)
         .await?;
     Ok(())
+}
+
+impl Store {
+    /// Whether a deployment's reservation stands.
+    pub async fn quota_is_reserved(&self, deployment: &str) -> Result<bool, StoreError> {
+        let entry = quota_entry::Entity::find_by_id(deployment).one(&self.read).await?;
+        Ok(entry.is_some_and(|e| e.state == "reserved"))
+    }
 }
