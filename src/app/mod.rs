@@ -78,13 +78,3 @@ pub async fn open_store_of(settings: &crate::config::Settings) -> Result<crate::
     let files = files::Files::prepare(settings)?;
     open_store(settings, &files).await
 }
-
-/// Where sandboxes lie under these settings.
-///
-/// # Errors
-/// If the folder can't be made.
-pub fn sandbox_paths_of(
-    settings: &crate::config::Settings,
-) -> Result<crate::sandbox::SandboxPaths, AppError> {
-    Ok(parts::sandbox_paths(&files::Files::prepare(settings)?))
-}

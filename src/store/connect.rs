@@ -46,6 +46,18 @@ impl Store {
         Ok(Self { write, read })
     }
 
+    /// Whether a database that is there answers; makes none and leaves its schema as it is.
+    ///
+    /// # Errors
+    /// If it can't be opened or asked.
+    pub async fn try_existing(settings: &Settings, default_path: &Path) -> Result<(), StoreError> {
+        let url = sqlite_url(settings, default_path).replace("mode=rwc", "mode=rw");
+        let read = connect(&url, settings, 1).await?;
+        let answered = super::clock::now(&read).await;
+        drop(read.close().await);
+        answered.map(|_| ())
+    }
+
     /// Begins a transaction that will write. On SQLite it is immediate: a deferred one that turns
     /// into a writer fails at once, whatever the busy timeout.
     pub(super) async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {

@@ -17,10 +17,6 @@ pub struct Host {
     system: Vec<(String, Vec<u8>)>,
 }
 
-pub fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
 impl Host {
     /// Remembers the host and starts a server on `folder` with slots of its own.
     pub fn serve(folder: &Folder, settings: &[(&str, &str)]) -> (Self, Server) {

@@ -9,4 +9,5 @@ mod host;
 mod browser;
 mod build_env;
 mod builds;
+mod doctor;
 mod spine;
