@@ -13,6 +13,7 @@ use super::error::SandboxError;
 use super::processes;
 use super::report::{Limiter, SweepReport};
 use super::settings::{SandboxPaths, Settings};
+use super::share::DiskShares;
 use super::slot::{Slot, SlotLocks};
 use super::workspace::{self, Workspace};
 
@@ -20,6 +21,7 @@ pub(super) struct Host {
     pub settings: Settings,
     pub paths: SandboxPaths,
     pub hierarchy: Option<Hierarchy>,
+    pub disk_shares: Arc<DiskShares>,
     locks: SlotLocks,
     slot_freed: Notify,
 }
@@ -32,7 +34,14 @@ impl Host {
         workspace::work_root(&paths.root)?;
         let locks = SlotLocks::open(&settings.lock_directory, settings.slots, settings.slot_uid_base)?;
         let hierarchy = cgroup::find(&settings.cgroup_parent);
-        Ok(Self { settings: settings.clone(), paths, hierarchy, locks, slot_freed: Notify::new() })
+        Ok(Self {
+            settings: settings.clone(),
+            paths,
+            hierarchy,
+            disk_shares: Arc::default(),
+            locks,
+            slot_freed: Notify::new(),
+        })
     }
 
     pub(super) fn limiter(&self) -> Limiter {
