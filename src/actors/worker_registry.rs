@@ -8,9 +8,9 @@ use actix::prelude::*;
 
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::Digest;
-use crate::routing::{WorkerRoute, WorkerTable};
+use crate::routing::{Tables, WorkerRoute, WorkerTable};
 use crate::runtime::{PackSource, SiteVersion, VersionId};
-use crate::store::routes::{RouteChanges, VersionRow};
+use crate::store::routes::{LiveRow, RouteChanges, VersionRow};
 
 /// A dead broker only delays a change by this.
 const POLL: Duration = Duration::from_secs(1);
@@ -27,11 +27,33 @@ struct Book {
     epoch: i64,
     live: HashMap<Box<str>, Arc<WorkerRoute>>,
     previews: HashMap<Box<str>, Arc<SiteVersion>>,
+    /// What could not be installed yet: tried again at every look. One broken version must not hold
+    /// up the table for everybody else; who waits for it asks the front door itself.
+    missing_versions: HashMap<String, VersionRow>,
+    missing_live: HashMap<String, LiveRow>,
+}
+
+impl Book {
+    /// Of a fresh actor: everything is read anew, and what is served stays served until then.
+    fn serving(tables: &Tables) -> Self {
+        let served = tables.workers();
+        Self {
+            live: served.as_ref().map(|t| t.live.clone()).unwrap_or_default(),
+            previews: served.as_ref().map(|t| t.previews.clone()).unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
+    /// The epoch of which every live version is served here: laggards show in health.
+    fn confirmed(&self) -> i64 {
+        self.missing_live.values().map(|row| row.route_epoch - 1).min().unwrap_or(self.epoch)
+    }
 }
 
 impl WorkerRegistry {
     pub(super) fn new(parts: ActorParts, owner: Recipient<ChildStopped>) -> Self {
-        Self { parts, owner, book: Book::default() }
+        let book = Book::serving(&parts.tables);
+        Self { parts, owner, book }
     }
 }
 
@@ -69,30 +91,27 @@ impl Handler<Refresh> for WorkerRegistry {
         let book = self.book.clone();
         let work = async move { refresh(&parts, book).await };
         AtomicResponse::new(Box::pin(work.into_actor(self).map(move |refreshed, this, _| {
-            let (book, whole) = refreshed?;
-            this.book = book;
+            this.book = refreshed?;
             let epoch = this.book.epoch;
-            match whole {
-                Ok(()) if epoch >= order.at_least => Ok(epoch),
-                Ok(()) => Err(format!("the routes are at epoch {epoch}, not yet at {}", order.at_least)),
-                Err(e) => Err(e),
+            if epoch >= order.at_least {
+                Ok(epoch)
+            } else {
+                Err(format!("the routes are at epoch {epoch}, not yet at {}", order.at_least))
             }
         })))
     }
 }
 
-/// One reading of what changed. The second answer tells of a version that could not be installed:
-/// the rest is served meanwhile, under the old epoch, so that the next reading tries again.
-async fn refresh(parts: &ActorParts, mut book: Book) -> Result<(Book, Result<(), String>), String> {
+/// One reading of what changed, and another try at what could not be installed.
+async fn refresh(parts: &ActorParts, mut book: Book) -> Result<Book, String> {
     let store = &parts.pipeline.control.store;
-    let first = parts.tables.workers().is_none() || book.epoch == 0;
     let changes = store.route_changes(book.epoch).await.map_err(|e| {
         tracing::warn!(error = %e, "routes could not be read; the last table serves");
         e.to_string()
     })?;
-    let changed = first || changes.epoch != book.epoch;
-    let whole = if changed { apply(parts, &mut book, changes).await } else { Ok(()) };
-    if changed {
+    let retries = book.missing_versions.len() + book.missing_live.len();
+    if changes.epoch != book.epoch || retries > 0 {
+        apply(parts, &mut book, changes).await?;
         parts.tables.publish_workers(WorkerTable {
             epoch: u64::try_from(book.epoch).unwrap_or(0),
             live: book.live.clone(),
@@ -100,65 +119,64 @@ async fn refresh(parts: &ActorParts, mut book: Book) -> Result<(Book, Result<(),
         });
     }
     let node = &parts.pipeline.node;
-    if let Err(e) = store.edge_report(node, &parts.edge_address, book.epoch).await {
+    if let Err(e) = store.edge_report(node, &parts.edge_address, book.confirmed()).await {
         tracing::warn!(error = %e, "this edge could not report itself");
     }
-    Ok((book, whole))
+    Ok(book)
 }
 
 async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Result<(), String> {
-    let mut whole = Ok(());
-    let mut workers: HashMap<&str, &str> =
-        changes.live.iter().map(|l| (l.project_id.as_str(), l.worker_name.as_str())).collect();
-    let known: Vec<(Box<str>, Arc<str>)> =
+    let (mut versions, mut live) =
+        (std::mem::take(&mut book.missing_versions), std::mem::take(&mut book.missing_live));
+    versions.extend(changes.versions.into_iter().map(|v| (v.id.clone(), v)));
+    live.extend(changes.live.into_iter().map(|l| (l.worker_name.clone(), l)));
+    let mut workers: HashMap<Box<str>, Arc<str>> =
         book.live.values().map(|r| (r.project_id.clone(), Arc::clone(&r.worker))).collect();
-    for (project, worker) in &known {
-        workers.entry(project).or_insert(worker);
-    }
-    for version in &changes.versions {
+    workers.extend(live.values().map(|l| (l.project_id.as_str().into(), l.worker_name.as_str().into())));
+    for (id, version) in versions {
         if version.retired_at.is_some() {
             book.previews.remove(version.preview_label.as_str());
             continue;
         }
         let owner = match workers.get(version.project_id.as_str()) {
-            Some(worker) => (*worker).to_owned(),
+            Some(worker) => Arc::clone(worker),
             // Nothing of this project is live yet: its project row names the Worker.
-            None => match worker_of(parts, version).await {
-                Some(worker) => worker,
+            None => match worker_of(parts, &version).await? {
+                Some(worker) => worker.into(),
                 None => continue,
             },
         };
-        match load(parts, version, &owner).await {
+        match load(parts, &version, &owner).await {
             Ok(site) => {
                 book.previews.insert(version.preview_label.as_str().into(), site);
             }
-            Err(e) => whole = Err(e),
+            Err(_) => {
+                book.missing_versions.insert(id, version);
+            }
         }
     }
-    for row in &changes.live {
+    for (worker, row) in live {
         let site = match &row.version_id {
             None => None,
-            Some(id) => match live_site(parts, id, &row.worker_name).await {
+            Some(id) => match live_site(parts, id, &worker).await {
                 Ok(site) => Some(site),
-                Err(e) => {
-                    // What was live stays live until its successor can be served.
-                    whole = Err(e);
+                // What was live stays live until its successor can be served.
+                Err(_) => {
+                    book.missing_live.insert(worker, row);
                     continue;
                 }
             },
         };
         let route = WorkerRoute {
-            worker: row.worker_name.as_str().into(),
+            worker: worker.as_str().into(),
             org_id: row.org_id.as_str().into(),
             project_id: row.project_id.as_str().into(),
             live: site,
         };
-        book.live.insert(row.worker_name.as_str().into(), Arc::new(route));
+        book.live.insert(worker.into(), Arc::new(route));
     }
-    if whole.is_ok() {
-        book.epoch = changes.epoch;
-    }
-    whole
+    book.epoch = changes.epoch;
+    Ok(())
 }
 
 async fn live_site(parts: &ActorParts, id: &str, owner: &str) -> Result<Arc<SiteVersion>, String> {
@@ -167,10 +185,10 @@ async fn live_site(parts: &ActorParts, id: &str, owner: &str) -> Result<Arc<Site
     load(parts, &row, owner).await
 }
 
-async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Option<String> {
+async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Result<Option<String>, String> {
     let store = &parts.pipeline.control.store;
     let project = store.project_of_deployment(&version.org_id, &version.project_id).await;
-    project.ok().flatten().map(|p| p.worker_name)
+    Ok(project.map_err(|e| e.to_string())?.map(|p| p.worker_name))
 }
 
 /// Opens a version from this edge's disk, fetching it from the blob store if it is not there.
