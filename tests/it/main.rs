@@ -3,3 +3,16 @@
 mod app;
 
 mod spine;
+
+mod failing;
+
+mod actors;
+mod broker;
+mod database;
+mod dead_letters;
+mod disk;
+mod kills;
+mod serving_alone;
+mod stopping;
+mod switching;
+mod two_servers;
