@@ -24,7 +24,7 @@ use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
 use crate::http::stream_places::StreamPlaces;
 use crate::http::{FrontDoor, api, edge, health, openapi, problem, surface};
-use crate::pipeline::{Pipeline, RefreshRoutes};
+use crate::pipeline::{Faults, Pipeline, RefreshRoutes};
 use crate::queue::{Queue, ROUTES_CHANGED};
 use crate::routing::{HostRules, Tables};
 use crate::runtime::BodyCache;
@@ -55,7 +55,9 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let tables = Arc::new(Tables::new());
     let book = Arc::new(AddressBook::default());
     let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
-    let pipeline = pipeline(&parts, &files, &book);
+    let faults =
+        Arc::new(Faults::holding(&settings.testing.hold).map_err(|e| AppError::Settings(e.to_string()))?);
+    let pipeline = pipeline(&parts, &files, &book, &faults);
     let actor_parts = ActorParts {
         pipeline,
         queue: parts.queue.clone(),
@@ -82,7 +84,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let edge = edge_state(&settings, &parts, &tables)?;
     let front_addresses: Vec<String> = listeners.front_addresses().iter().map(ToString::to_string).collect();
     let operator_address = listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?;
-    let operator = operator_server(&settings, listeners.operator, door.clone())?;
+    let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
     wait_for_table(&tables).await;
@@ -162,7 +164,7 @@ fn warn_of_shared_domain(settings: &Settings) {
     }
 }
 
-fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>) -> Pipeline {
+fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>, faults: &Arc<Faults>) -> Pipeline {
     let refresh_book = Arc::clone(book);
     let queue = parts.queue.clone();
     let refresh_routes: RefreshRoutes = Arc::new(move |at_least| {
@@ -176,6 +178,7 @@ fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>) -> Pipeline {
         versions: Arc::clone(&parts.versions),
         refresh_routes,
         prober: Arc::clone(&parts.prober),
+        faults: Arc::clone(faults),
         node: parts.node.clone(),
         scratch: files.scratch.clone(),
     }
@@ -325,8 +328,9 @@ fn operator_server(
     settings: &Settings,
     listener: std::net::TcpListener,
     door: Data<FrontDoor>,
+    faults: Arc<Faults>,
 ) -> Result<Server, AppError> {
-    let faults = settings.testing.fault_injection;
+    let fault_injection = settings.testing.fault_injection;
     let server = HttpServer::new(move || {
         App::new()
             .app_data(door.clone())
@@ -335,8 +339,8 @@ fn operator_server(
                     .wrap(from_fn(surface::wrap))
                     .configure(health::routes)
                     .configure(|config| {
-                        if faults {
-                            testing::routes(config);
+                        if fault_injection {
+                            testing::routes(config, &faults);
                         }
                     })
                     .default_service(web::to(not_found)),

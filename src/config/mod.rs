@@ -171,6 +171,7 @@ pub struct Sweep {
 #[serde(deny_unknown_fields)]
 pub struct Testing {
     pub fault_injection: bool,
+    pub hold: Vec<String>,
 }
 
 /// Keys whose values are never shown.

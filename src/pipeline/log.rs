@@ -13,6 +13,8 @@ use crate::store::{Store, StoreError};
 
 /// Newest lines kept as evidence of a failure.
 const EVIDENCE_BYTES: usize = 2_048;
+/// Between two tries while the database is away.
+const AWAY: Duration = Duration::from_millis(500);
 /// A chunk is written when it has grown to this, or when its time has come.
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -168,7 +170,21 @@ impl<'a> BuildLog<'a> {
         let text = std::mem::take(&mut self.pending);
         self.written += text.len();
         self.seq += 1;
-        self.store.log_append(self.deployment, self.seq, self.attempt, now_ms(), text).await
+        let mut again = false;
+        loop {
+            match self.store.log_append(self.deployment, self.seq, self.attempt, now_ms(), text.clone()).await
+            {
+                // The build waits meanwhile; the heartbeat ends it when the lease is lost.
+                Err(e) if e.may_pass() => {
+                    tracing::warn!(deployment.id = %self.deployment, error = %e, "a piece of the build log waits");
+                    tokio::time::sleep(AWAY).await;
+                    again = true;
+                }
+                // The try before was written after all.
+                Err(StoreError::Duplicate(_)) if again => return Ok(()),
+                other => return other,
+            }
+        }
     }
 }
 

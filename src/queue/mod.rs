@@ -81,6 +81,8 @@ struct Inner {
     link: watch::Receiver<Option<Link>>,
     dropped: watch::Receiver<u64>,
     state: watch::Receiver<BrokerState>,
+    /// The same state, for what only a caller finds out.
+    noted: Arc<watch::Sender<BrokerState>>,
     publishes: Semaphore,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -108,6 +110,7 @@ impl Queue {
         let (dropped, drops) = watch::channel(0);
         let (state, states) = watch::channel(BrokerState::at_start());
         let state = Arc::new(state);
+        let noted = Arc::clone(&state);
         let tasks = TaskTracker::new();
         let shutdown = shutdown.child_token();
 
@@ -154,6 +157,7 @@ impl Queue {
             link: links,
             dropped: drops,
             state: states,
+            noted,
             publishes,
             shutdown,
             tasks,

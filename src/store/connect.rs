@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use migration::{Migrator, MigratorTrait};
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Connection};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
@@ -110,6 +111,7 @@ async fn connect(url: &str, settings: &Settings, connections: u32) -> Result<Dat
         .acquire_timeout(Duration::from_millis(settings.acquire_timeout_ms))
         .sqlx_logging(false)
         .test_before_acquire(false)
+        .map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_clean(connection))))
         .map_sqlx_sqlite_opts(move |o| {
             o.journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
@@ -117,6 +119,24 @@ async fn connect(url: &str, settings: &Settings, connections: u32) -> Result<Dat
                 .foreign_keys(true)
         });
     Ok(Database::connect(options).await?)
+}
+
+/// Whether a connection that comes back may be used again.
+///
+/// SQLite ends a transaction by itself when the disk is full or fails. The library's own rollback
+/// then finds none, and it goes on counting one: later transactions would be savepoints within a
+/// transaction that nobody commits, each reported as done and none of them durable.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if !connection.is_in_transaction() {
+        return Ok(true);
+    }
+    // A rollback may be on its way; the ping comes back after it.
+    connection.ping().await?;
+    let clean = !connection.is_in_transaction();
+    if !clean {
+        tracing::warn!("a database connection lost its transaction and is replaced");
+    }
+    Ok(clean)
 }
 
 /// Waits for an exclusive lock on `path`, off the executor.

@@ -11,3 +11,16 @@ mod build_env;
 mod builds;
 mod doctor;
 mod spine;
+
+mod failing;
+
+mod actors;
+mod broker;
+mod database;
+mod dead_letters;
+mod disk;
+mod kills;
+mod serving_alone;
+mod stopping;
+mod switching;
+mod two_servers;
