@@ -64,29 +64,13 @@ pub struct MirrorSettings {
     pub document_fresh_seconds: u64,
     pub upstream_requests: usize,
     /// Requests of one sandbox that are worked on at once; more wait.
-    #[serde(default = "shipped_sandbox_requests")]
     pub sandbox_requests: usize,
     /// Memory for package documents being rewritten, over all sandboxes.
-    #[serde(default = "shipped_documents_memory_bytes")]
     pub documents_memory_bytes: u64,
     pub upstream_connect_seconds: u64,
     pub upstream_read_seconds: u64,
     /// Connections that one sandbox may have open to the mirror.
     pub connections: usize,
-}
-
-/// Sections that were written before these keys existed get what `config.toml` ships.
-fn shipped_sandbox_requests() -> usize {
-    shipped("sandbox_requests").and_then(|number| number.try_into().ok()).unwrap_or_default()
-}
-
-fn shipped_documents_memory_bytes() -> u64 {
-    shipped("documents_memory_bytes").and_then(|number| number.try_into().ok()).unwrap_or_default()
-}
-
-fn shipped(key: &str) -> Option<i64> {
-    let all: toml::Table = toml::from_str(include_str!("../../config.toml")).ok()?;
-    all.get("sandbox")?.get("mirror")?.get(key)?.as_integer()
 }
 
 impl Settings {

@@ -137,6 +137,8 @@ pub fn settings() -> Settings {
         upstream_connect_seconds = 2
         upstream_read_seconds = 10
         connections = 64
+        sandbox_requests = 16
+        documents_memory_bytes = 268435456
         "#,
     )
     .unwrap()
