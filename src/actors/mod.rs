@@ -75,7 +75,6 @@ macro_rules! child_actor {
         impl actix::Handler<super::PanicNow> for $name {
             type Result = ();
 
-            #[expect(clippy::panic, reason = "this is what the message asks for")]
             fn handle(&mut self, _: super::PanicNow, _: &mut Self::Context) {
                 panic!("asked to panic by a test");
             }
