@@ -1,5 +1,6 @@
 //! Makes the parts from the settings; starts nothing that serves.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,13 @@ impl Parts {
         stop: CancellationToken,
     ) -> Result<Self, AppError> {
         let store = open_store(&settings, files).await?;
+        if settings.environment == Environment::Production && store.token_named_is_valid("bootstrap").await? {
+            return Err(AppError::Settings(
+                "the development credential named bootstrap is still valid in this database; \
+                 end it with `libra tokens revoke` (`libra tokens list` shows its id)"
+                    .into(),
+            ));
+        }
         let secret = match settings.environment {
             Environment::Production => settings.security.secret_key.clone(),
             Environment::Development if !settings.security.secret_key.expose_secret().is_empty() => {
@@ -114,6 +122,7 @@ pub fn sandbox_paths(files: &Files) -> SandboxPaths {
 fn start_lock(files: &Files) -> Result<nix::fcntl::Flock<std::fs::File>, AppError> {
     let path = files.data_dir.join("start.lock");
     let failed = |source| AppError::Folder { path: path.clone(), source };
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+    let file =
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
 }

@@ -10,7 +10,6 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::files::{Files, ServerFile};
@@ -23,6 +22,7 @@ use crate::http::client_limit::ClientLimit;
 use crate::http::edge::{EdgeState, Limits, TrustedProxies, is_worker_host};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
+use crate::http::stream_places::StreamPlaces;
 use crate::http::{FrontDoor, api, edge, health, openapi, problem, surface};
 use crate::pipeline::{Faults, Pipeline, RefreshRoutes};
 use crate::queue::{Queue, ROUTES_CHANGED};
@@ -33,6 +33,8 @@ use crate::runtime::BodyCache;
 const LOAD_NOTICE: Duration = Duration::from_secs(10);
 /// Between two looks at whether the table is loaded.
 const LOAD_LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at whether the supervisor lives.
+const SUPERVISOR_LOOK: Duration = Duration::from_secs(1);
 /// One refresh of the routes, installing a version included.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let queue_stop = CancellationToken::new();
     let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
     check_isolation(&settings, &parts).await?;
+    warn_of_shared_domain(&settings);
 
     let draining = CancellationToken::new();
     let tables = Arc::new(Tables::new());
@@ -93,7 +96,10 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
         environment = settings.environment.as_str(), "serving");
 
-    stop_signal().await;
+    let ended = tokio::select! {
+        () = stop_signal() => Ok(()),
+        () = watch(&supervisor, &server_file) => Err(AppError::SupervisorLost),
+    };
     tracing::info!("stopping");
     let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
     drain(&supervisor, limit).await;
@@ -108,7 +114,16 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     queue_stop.cancel();
     parts.control.store.clone().close().await;
     tracing::info!("stopped");
-    Ok(())
+    ended
+}
+
+/// Returns when the supervisor is gone: nobody would rebuild its children then, so the process ends
+/// in order and is started again by whoever runs it.
+async fn watch(supervisor: &actix::Addr<Supervisor>, server_file: &ServerFile) {
+    while supervisor.connected() {
+        server_file.keep();
+        tokio::time::sleep(SUPERVISOR_LOOK).await;
+    }
 }
 
 /// Says which isolation there is, loudly where there is none; production refuses what it must.
@@ -130,6 +145,23 @@ async fn check_isolation(settings: &Settings, parts: &Parts) -> Result<(), AppEr
             .map_err(AppError::Settings)?;
     }
     Ok(())
+}
+
+/// A tenant's page on the platform's own registrable domain can set cookies that the platform reads.
+fn warn_of_shared_domain(settings: &Settings) {
+    if settings.environment != Environment::Production {
+        return;
+    }
+    let domains = &settings.domains;
+    let own = psl::domain_str(&domains.base);
+    let shared = domains.platform_hosts.is_empty()
+        || domains.platform_hosts.iter().any(|host| psl::domain_str(host) == own);
+    if shared {
+        tracing::warn!(
+            base = %domains.base,
+            "THE PLATFORM'S OWN HOST SHARES ITS REGISTRABLE DOMAIN WITH THE TENANTS: give domains.platform_hosts a host of another domain"
+        );
+    }
 }
 
 fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>, faults: &Arc<Faults>) -> Pipeline {
@@ -211,7 +243,7 @@ fn front_door(
         health: Arc::clone(health),
         status_limit: ClientLimit::per_minute(per_minute),
         trusted_proxies: Arc::new(trusted_proxies(settings)?),
-        streams: Arc::new(Semaphore::new(settings.http.streams)),
+        streams: StreamPlaces::new(settings.http.streams, settings.http.streams_of_one),
         openapi: document.into(),
         draining: draining.clone(),
     }))
@@ -256,21 +288,24 @@ fn front_server(
     edge: Data<EdgeState>,
 ) -> Result<Server, AppError> {
     let http = settings.http.clone();
-    let mut server =
-        HttpServer::new(move || {
-            App::new()
-                .app_data(door.clone())
-                .app_data(edge.clone())
-                .service(web::scope("").guard(fn_guard(is_worker_host)).default_service(web::to(worker)))
-                .service(web::scope("").wrap(from_fn(surface::wrap)).configure(api::routes).default_service(
-                    web::to(|| async { Err::<HttpResponse, Problem>(Problem::not_found()) }),
-                ))
-        })
-        .client_request_timeout(Duration::from_millis(http.header_timeout_ms))
-        .keep_alive(Duration::from_secs(http.keep_alive_seconds))
-        .shutdown_timeout(http.shutdown_timeout_seconds)
-        .max_connections(http.max_connections)
-        .disable_signals();
+    let mut server = HttpServer::new(move || {
+        App::new()
+            .app_data(door.clone())
+            .app_data(edge.clone())
+            .service(web::scope("").guard(fn_guard(is_worker_host)).default_service(web::to(worker)))
+            .service(
+                web::scope("")
+                    .wrap(from_fn(surface::wrap))
+                    .configure(api::routes)
+                    .default_service(web::to(not_found)),
+            )
+            .default_service(web::to(surface::pathless))
+    })
+    .client_request_timeout(Duration::from_millis(http.header_timeout_ms))
+    .keep_alive(Duration::from_secs(http.keep_alive_seconds))
+    .shutdown_timeout(http.shutdown_timeout_seconds)
+    .max_connections(http.max_connections)
+    .disable_signals();
     if http.workers > 0 {
         server = server.workers(http.workers);
     }
@@ -278,6 +313,10 @@ fn front_server(
         server = server.listen_auto_h2c(listener).map_err(AppError::Run)?;
     }
     Ok(server.run())
+}
+
+async fn not_found() -> Result<HttpResponse, Problem> {
+    Err(Problem::not_found())
 }
 
 async fn worker(req: HttpRequest, payload: web::Payload, state: Data<EdgeState>) -> HttpResponse {
@@ -295,15 +334,18 @@ fn operator_server(
     let server = HttpServer::new(move || {
         App::new()
             .app_data(door.clone())
-            .route("/livez", surface::read().to(health::livez))
-            .route("/readyz", surface::read().to(health::readyz))
-            .route("/health", surface::read().to(health::health))
-            .route("/health/detailed", surface::read().to(health::detailed))
-            .configure(|config| {
-                if fault_injection {
-                    testing::routes(config, &faults);
-                }
-            })
+            .service(
+                web::scope("")
+                    .wrap(from_fn(surface::wrap))
+                    .configure(health::routes)
+                    .configure(|config| {
+                        if fault_injection {
+                            testing::routes(config, &faults);
+                        }
+                    })
+                    .default_service(web::to(not_found)),
+            )
+            .default_service(web::to(surface::pathless))
     })
     .workers(1)
     .disable_signals();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::error::FieldProblem;
 use super::{Control, ControlError, diff};
 use crate::domain::source::{HistoryEdit, SourceOrder, SourceTree, TreeEntry};
-use crate::domain::tree_path::{TreePath, find_conflict};
+use crate::domain::tree_path::{TreePath, find_conflicts};
 use crate::domain::{Digest, OrgId};
 
 /// A file as a request brought it; its path is parsed already.
@@ -113,7 +113,7 @@ impl Control {
                 Err(e) => problems.push(FieldProblem::new("source", format!("the path {e}"))),
             }
         }
-        if let Some(conflict) = find_conflict(&paths) {
+        for (_, conflict) in find_conflicts(&paths) {
             problems.push(FieldProblem::new("source", conflict.to_string()));
         }
         if tree.files.len() > limits.max_files {

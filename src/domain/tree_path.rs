@@ -2,6 +2,7 @@
 //! Never touches a file system: a path is judged by its text alone, the same on every machine.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use serde::Serialize;
@@ -89,25 +90,46 @@ impl AsRef<str> for TreePath {
     }
 }
 
-/// The first pair that can't lie in one tree: twins under [`TreePath::fold`], or a file that is also a folder.
-pub fn find_conflict<'a>(paths: impl IntoIterator<Item = &'a TreePath>) -> Option<TreeConflict> {
+/// Every path that can't lie in one tree with another one, by its place in `paths`: twins under
+/// [`TreePath::fold`], or a file that is also a folder. Each path is named once.
+pub fn find_conflicts<'a>(paths: impl IntoIterator<Item = &'a TreePath>) -> Vec<(usize, TreeConflict)> {
     let mut by_key: HashMap<String, &TreePath> = HashMap::new();
     let mut all = Vec::new();
-    for path in paths {
+    let mut found = Vec::new();
+    for (at, path) in paths.into_iter().enumerate() {
         let key = path.fold();
-        if let Some(first) = by_key.insert(key.clone(), path) {
-            return Some(TreeConflict::Twins { first: first.clone(), second: path.clone() });
-        }
-        all.push((key, path));
-    }
-    for (key, inside) in &all {
-        for (end, _) in key.match_indices('/') {
-            if let Some(file) = by_key.get(&key[..end]) {
-                return Some(TreeConflict::FileIsFolder { file: (*file).clone(), inside: (*inside).clone() });
+        match by_key.entry(key.clone()) {
+            Entry::Occupied(first) => {
+                let first = (*first.get()).clone();
+                found.push((at, TreeConflict::Twins { first, second: path.clone() }));
+            }
+            Entry::Vacant(free) => {
+                free.insert(path);
+                all.push((at, key, path));
             }
         }
     }
-    None
+    for (at, key, inside) in &all {
+        let file = key.match_indices('/').find_map(|(end, _)| by_key.get(&key[..end]));
+        if let Some(file) = file {
+            let conflict = TreeConflict::FileIsFolder { file: (*file).clone(), inside: (*inside).clone() };
+            found.push((*at, conflict));
+        }
+    }
+    found
+}
+
+/// A folder as people write it: `./x/`, `x/` and `x` are the same one; empty or `.` is the root, answered as empty.
+pub fn parse_folder(input: &str) -> Result<String, TreePathError> {
+    let path = input.trim_start_matches("./").trim_end_matches('/');
+    // Only slashes: that was the root of the machine, not of the project.
+    if path.is_empty() && input.starts_with('/') {
+        return Err(TreePathError::Absolute);
+    }
+    if path.is_empty() || path == "." {
+        return Ok(String::new());
+    }
+    TreePath::parse(path).map(|path| path.as_str().to_owned())
 }
 
 fn check(input: &str) -> Result<(), TreePathError> {
@@ -201,12 +223,30 @@ mod tests {
             ["K", "\u{212a}"],
             ["a", "a"],
         ] {
-            let found = find_conflict(&paths(&twins));
-            assert!(matches!(found, Some(TreeConflict::Twins { .. })), "{twins:?}: {found:?}");
+            let found = find_conflicts(&paths(&twins));
+            assert!(matches!(found[..], [(1, TreeConflict::Twins { .. })]), "{twins:?}: {found:?}");
         }
-        let found = find_conflict(&paths(&["docs/a/b.md", "x", "Docs/A"]));
-        assert!(matches!(found, Some(TreeConflict::FileIsFolder { .. })), "{found:?}");
-        assert_eq!(find_conflict(&paths(&["a/b", "a/c", "ab"])), None);
+        let found = find_conflicts(&paths(&["docs/a/b.md", "x", "Docs/A"]));
+        assert!(matches!(found[..], [(0, TreeConflict::FileIsFolder { .. })]), "{found:?}");
+        assert_eq!(find_conflicts(&paths(&["a/b", "a/c", "ab"])), []);
+    }
+
+    #[test]
+    fn every_conflict_is_found_at_its_place() {
+        let paths: Vec<_> =
+            ["a", "A", "b/c", "ok", "b", "a/x"].iter().map(|p| TreePath::parse(p).unwrap()).collect();
+        let places: Vec<usize> = find_conflicts(&paths).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(places, [1, 2, 5]);
+    }
+
+    #[test]
+    fn folders_may_be_written_in_several_ways_and_stay_inside() {
+        for (input, folder) in [("", ""), (".", ""), ("./", ""), ("./x/", "x"), ("a/b", "a/b")] {
+            assert_eq!(parse_folder(input).as_deref(), Ok(folder), "{input}");
+        }
+        for input in ["..", "../x", "/", "/x", "a/../b", "C:/x", "./../x", "a\\b"] {
+            assert!(parse_folder(input).is_err(), "{input}");
+        }
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::header;
+use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
 use bytes::BytesMut;
@@ -32,17 +32,10 @@ impl FromRequest for Json {
         let mut payload = payload.take();
         let limit = req.app_data::<Data<FrontDoor>>().map_or(0, |d| d.control.settings.http.body_bytes);
         let is_json = is_json(req);
-        let declared = req
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|v| v.to_str().ok())
-            .and_then(|v| v.parse::<usize>().ok());
+        // Not more than the limit: [`super::surface::wrap`] has looked already.
+        let declared = declared(req.headers());
         Box::pin(async move {
-            if declared.is_some_and(|n| n > limit) {
-                drain(&mut payload, 0).await;
-                return Err(too_large(limit));
-            }
-            let mut body = BytesMut::with_capacity(declared.unwrap_or(0));
+            let mut body = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
             while let Some(chunk) = payload.next().await {
                 let chunk = chunk.map_err(|_| Problem::invalid_request("The body ended too early."))?;
                 if body.len() + chunk.len() > limit {
@@ -69,7 +62,12 @@ impl FromRequest for Json {
     }
 }
 
-fn too_large(limit: usize) -> Problem {
+/// What the request says its body has.
+pub fn declared(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+pub fn too_large(limit: usize) -> Problem {
     Problem::too_large(format!("Send at most {limit} bytes in a request."))
 }
 
@@ -79,7 +77,8 @@ fn is_json(req: &HttpRequest) -> bool {
     essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
 }
 
-async fn drain(payload: &mut Payload, mut read: usize) {
+/// Reads on within bounds and forgets what it reads; `read` bytes were read before.
+pub async fn drain(payload: &mut Payload, mut read: usize) {
     let reading = async {
         while let Some(Ok(chunk)) = payload.next().await {
             read += chunk.len();

@@ -12,7 +12,7 @@ use super::openapi::PublicRefusals;
 pub const SCRIPT_PATH: &str = "/docs/scalar.js";
 
 /// The OpenAPI document.
-#[utoipa::path(get, path = "/openapi.json", tag = "service",
+#[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenApi", tag = "service",
     responses((status = 200, description = "The OpenAPI 3.1 document", content_type = "application/json", body = serde_json::Value), PublicRefusals))]
 pub async fn openapi(door: Data<FrontDoor>) -> HttpResponse {
     HttpResponse::Ok()
@@ -22,7 +22,7 @@ pub async fn openapi(door: Data<FrontDoor>) -> HttpResponse {
 }
 
 /// The documentation for people.
-#[utoipa::path(get, path = "/docs", tag = "service",
+#[utoipa::path(get, path = "/docs", operation_id = "getDocs", tag = "service",
     responses((status = 200, description = "A page that shows the OpenAPI document", content_type = "text/html", body = String), PublicRefusals))]
 pub async fn page() -> HttpResponse {
     let nonce = crate::domain::id::random();
@@ -31,6 +31,9 @@ pub async fn page() -> HttpResponse {
         "pageTitle": "Libra API",
         "withDefaultFonts": false,
         "telemetry": false,
+        // Its buttons would hand the document to Scalar's own services.
+        "showDeveloperTools": "never",
+        "hideClientButton": true,
         "agent": { "disabled": true },
     });
     let body = format!(
@@ -65,7 +68,7 @@ pub async fn script() -> HttpResponse {
 const ICON: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 32 32\"><path d=\"M16 4v22M8 26h16M6 9h20M6 9l-4 9a4 4 0 0 0 8 0zm20 0l-4 9a4 4 0 0 0 8 0z\" fill=\"none\" stroke=\"#5b5bd6\" stroke-width=\"2.4\" stroke-linecap=\"round\" stroke-linejoin=\"round\"/></svg>";
 
 /// The icon.
-#[utoipa::path(get, path = "/favicon.ico", tag = "service",
+#[utoipa::path(get, path = "/favicon.ico", operation_id = "getIcon", tag = "service",
     responses((status = 200, description = "The icon, as SVG", content_type = "image/svg+xml", body = String), PublicRefusals))]
 pub async fn favicon() -> HttpResponse {
     HttpResponse::Ok()

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::link::Link;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type};
 use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::{api, docs, health};
@@ -41,8 +43,8 @@ use super::{api, docs, health};
         docs::page,
         docs::favicon,
     ),
-    components(schemas(super::problem::ErrorBody)),
-    modifiers(&Bearer),
+    components(schemas(super::problem::ErrorBody, api::InitFileBody)),
+    modifiers(&Bearer, &EveryAnswer, &Links),
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
         (name = "projects", description = "Projects and their stored source"),
@@ -63,6 +65,71 @@ impl Modify for Bearer {
             .build();
         let components = openapi.components.get_or_insert_default();
         components.security_schemes.insert("bearer".to_owned(), RefOr::T(SecurityScheme::Http(scheme)));
+    }
+}
+
+/// What every answer carries, whatever the operation.
+struct EveryAnswer;
+
+impl Modify for EveryAnswer {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let header = |kind: Type, description: &str| {
+            HeaderBuilder::new()
+                .schema(Some(ObjectBuilder::new().schema_type(kind)))
+                .description(Some(description))
+                .build()
+        };
+        for_each_response(openapi, |_, status, response| {
+            let id = header(Type::String, "Joins this answer to the server's log.");
+            response.headers.insert("X-Request-Id".to_owned(), RefOr::T(id));
+            if matches!(status, "429" | "503") {
+                let seconds = header(Type::Integer, "Seconds after which another try makes sense.");
+                response.headers.insert("Retry-After".to_owned(), RefOr::T(seconds));
+            }
+        });
+    }
+}
+
+/// What can be asked next with what an answer holds.
+struct Links;
+
+const LINKS: &[(&str, &str, &[&str])] = &[
+    ("createProject", "$response.body#/id", &["getProject", "getProjectFiles", "replaceProjectFiles"]),
+    (
+        "deploy",
+        "$response.body#/deploymentId",
+        &["getDeployStatus", "getDeployment", "getDeploymentLogs", "getDeploymentEvents", "cancelDeployment"],
+    ),
+];
+
+impl Modify for Links {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for_each_response(openapi, |operation, status, response| {
+            let Some((_, id, next)) = LINKS.iter().find(|(from, ..)| *from == operation) else { return };
+            if status.starts_with('2') {
+                response.links.extend(next.iter().map(|next| {
+                    let link = Link::builder().operation_id(*next).parameter("id", *id).build();
+                    ((*next).to_owned(), RefOr::T(link))
+                }));
+            }
+        });
+    }
+}
+
+/// Calls `change` with the id of the operation, the status and the response.
+fn for_each_response(
+    openapi: &mut utoipa::openapi::OpenApi,
+    mut change: impl FnMut(&str, &str, &mut Response),
+) {
+    for item in openapi.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post, &mut item.put].into_iter().flatten() {
+            let id = operation.operation_id.clone().unwrap_or_default();
+            for (status, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response {
+                    change(&id, status, response);
+                }
+            }
+        }
     }
 }
 
@@ -165,10 +232,56 @@ fn responses(list: &[(u16, &str, &str, &str)]) -> BTreeMap<String, RefOr<Respons
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::Value;
+
+    fn document() -> Value {
+        serde_json::from_str(&super::document().unwrap()).unwrap()
+    }
+
+    fn operations(document: &Value) -> Vec<&Value> {
+        let items = document["paths"].as_object().unwrap().values();
+        items.flat_map(|item| item.as_object().unwrap().values()).collect()
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own_and_links_lead_to_one() {
+        let document = document();
+        let ids: Vec<&str> =
+            operations(&document).iter().map(|o| o["operationId"].as_str().unwrap()).collect();
+        let unique: HashSet<&str> = ids.iter().copied().collect();
+        assert_eq!(unique.len(), ids.len(), "{ids:?}");
+        let links: Vec<&Value> = operations(&document)
+            .iter()
+            .flat_map(|o| o["responses"].as_object().unwrap().values())
+            .filter_map(|r| r["links"].as_object())
+            .flat_map(|links| links.values())
+            .collect();
+        assert_eq!(links.len(), super::LINKS.iter().map(|(.., next)| next.len()).sum::<usize>());
+        assert!(links.iter().all(|l| unique.contains(l["operationId"].as_str().unwrap())), "{links:?}");
+    }
+
+    #[test]
+    fn words_are_spelt_as_they_are_sent() {
+        let document = document();
+        let schemas = &document["components"]["schemas"];
+        for (name, word) in [
+            ("DeploymentStatus", "in_progress"),
+            ("StepStatus", "skipped"),
+            ("Step", "validate"),
+            ("Target", "preview"),
+            ("Fault", "platform"),
+            ("CancelReason", "superseded"),
+        ] {
+            let words = schemas[name]["enum"].as_array().unwrap();
+            assert!(words.contains(&word.into()), "{name}: {words:?}");
+        }
+    }
+
     #[test]
     fn the_document_is_openapi_3_1_with_all_routes() {
-        let text = super::document().unwrap();
-        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let document = document();
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
         for path in super::super::api::PATHS {
             assert!(document["paths"].get(path).is_some(), "{path} is not in the document");

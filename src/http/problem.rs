@@ -37,9 +37,12 @@ pub struct ErrorBody {
     pub timestamp: String,
 }
 
-/// An error answer in the making.
+/// An error answer in the making. Boxed: it is the error of every handler, and rare.
 #[derive(Debug)]
-pub struct Problem {
+pub struct Problem(Box<Facts>);
+
+#[derive(Debug)]
+struct Facts {
     status: StatusCode,
     code: &'static str,
     error: String,
@@ -51,7 +54,7 @@ pub struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, error: &str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Facts {
             status,
             code,
             error: error.into(),
@@ -59,7 +62,22 @@ impl Problem {
             details: None,
             retry_after_seconds: None,
             allow: None,
-        }
+        }))
+    }
+
+    fn with_details(mut self, details: Vec<FieldProblem>) -> Self {
+        self.0.details = Some(details);
+        self
+    }
+
+    fn with_allow(mut self, allow: String) -> Self {
+        self.0.allow = Some(allow);
+        self
+    }
+
+    fn after(mut self, seconds: u64) -> Self {
+        self.0.retry_after_seconds = Some(seconds);
+        self
     }
 
     pub fn invalid_request(message: impl Into<String>) -> Self {
@@ -69,7 +87,7 @@ impl Problem {
     pub fn validation(details: Vec<FieldProblem>) -> Self {
         let message = "Mend the fields listed in details and send the request again.";
         let problem = Self::new(StatusCode::BAD_REQUEST, "VALIDATION_ERROR", "Validation failed", message);
-        Self { details: Some(details), ..problem }
+        problem.with_details(details)
     }
 
     pub fn unauthorized() -> Self {
@@ -91,7 +109,7 @@ impl Problem {
         let message = format!("This endpoint answers {allow}.");
         let problem =
             Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed", message);
-        Self { allow: Some(allow), ..problem }
+        problem.with_allow(allow)
     }
 
     pub fn too_large(message: impl Into<String>) -> Self {
@@ -114,12 +132,12 @@ impl Problem {
         let message = format!("Too many requests; try again in {after_seconds} s.");
         let problem =
             Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Rate limit exceeded", message);
-        Self { retry_after_seconds: Some(after_seconds), ..problem }
+        problem.after(after_seconds)
     }
 
     pub fn overloaded(message: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "Overloaded", message);
-        Self { retry_after_seconds: Some(1), ..problem }
+        problem.after(1)
     }
 
     fn database() -> Self {
@@ -130,7 +148,7 @@ impl Problem {
             "Database connection failed",
             message,
         );
-        Self { retry_after_seconds: Some(5), ..problem }
+        problem.after(5)
     }
 
     pub fn internal() -> Self {
@@ -142,23 +160,23 @@ impl Problem {
     /// The answer, with the request's id in it.
     pub fn answer(&self, req: &HttpRequest) -> HttpResponse {
         let id = RequestId::of(req);
-        let mut response = HttpResponse::build(self.status);
-        if let Some(seconds) = self.retry_after_seconds {
+        let mut response = HttpResponse::build(self.0.status);
+        if let Some(seconds) = self.0.retry_after_seconds {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
-        if let Some(allow) = &self.allow {
+        if let Some(allow) = &self.0.allow {
             response.insert_header((header::ALLOW, allow.as_str()));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
         response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
         response.json(ErrorBody {
             success: false,
-            error: self.error.clone(),
-            code: self.code,
-            message: self.message.clone(),
-            details: self.details.clone(),
+            error: self.0.error.clone(),
+            code: self.0.code,
+            message: self.0.message.clone(),
+            details: self.0.details.clone(),
             request_id: id.as_str().to_owned(),
             timestamp: time::now(),
         })
@@ -171,13 +189,13 @@ impl Problem {
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{error}</title>\
              <style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:34rem;padding:0 1rem}}\
              small{{color:#666}}</style><h1>{error}</h1><p>{message}</p><p><small>{status} {code} · request {id}</small></p></html>",
-            error = escape(&self.error),
-            message = escape(&self.message),
-            status = self.status.as_u16(),
-            code = self.code,
+            error = escape(&self.0.error),
+            message = escape(&self.0.message),
+            status = self.0.status.as_u16(),
+            code = self.0.code,
             id = id.as_str(),
         );
-        HttpResponse::build(self.status)
+        HttpResponse::build(self.0.status)
             .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
             .content_type("text/html; charset=utf-8")
             .body(body)
@@ -271,7 +289,7 @@ impl From<ControlError> for Problem {
                     format!("{limit} deployments are waiting already; send this one when some have ended.");
                 let problem =
                     Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Too many waiting", next);
-                Self { retry_after_seconds: Some(30), ..problem }
+                problem.after(30)
             }
             ControlError::Store(
                 e @ (StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::Full(_)),
@@ -306,17 +324,17 @@ fn log(error: &(dyn std::error::Error + 'static)) {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code, self.message)
+        write!(f, "{}: {}", self.0.code, self.0.message)
     }
 }
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// Without its body: the front door's middleware knows the request and calls [`Problem::answer`].
     fn error_response(&self) -> HttpResponse {
-        HttpResponse::new(self.status)
+        HttpResponse::new(self.0.status)
     }
 }

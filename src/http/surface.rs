@@ -6,14 +6,15 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse, Resource, Route, web};
+use actix_web::{Error, HttpRequest, HttpResponse, Resource, Route, web};
 
+use super::body;
 use super::edge::{RequestId, request_id};
 use super::problem::Problem;
 
 /// Wraps the control surface.
 pub async fn wrap(
-    req: ServiceRequest,
+    mut req: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let id = RequestId::remember(req.request());
@@ -21,6 +22,8 @@ pub async fn wrap(
     let (method, path) = (req.method().clone(), req.path().to_owned());
     let answered = match refuse_early(&req) {
         Some(problem) => {
+            // Read on, so that a client that still sends sees the answer instead of a reset connection.
+            body::drain(&mut req.parts_mut().1.take(), 0).await;
             let answer = problem.answer(req.request());
             req.into_response(answer)
         }
@@ -37,10 +40,15 @@ pub async fn wrap(
 
 fn refuse_early(req: &ServiceRequest) -> Option<Problem> {
     let door = req.app_data::<web::Data<super::FrontDoor>>()?;
-    let limit = door.control.settings.http.header_bytes;
+    let http = &door.control.settings.http;
+    let limit = http.header_bytes;
     let size: usize = req.headers().iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
     if size + req.path().len() + req.query_string().len() > limit {
         return Some(Problem::header_too_large(limit));
+    }
+    // Also where nobody reads the body: a client learns the limit at once, whatever it asks.
+    if body::declared(req.headers()).is_some_and(|bytes| bytes > http.body_bytes) {
+        return Some(body::too_large(http.body_bytes));
     }
     let writes = matches!(*req.method(), Method::POST | Method::PUT | Method::PATCH);
     let has_body = req.headers().contains_key(header::TRANSFER_ENCODING)
@@ -68,6 +76,14 @@ fn foreign(status: StatusCode) -> Problem {
         s if s.is_client_error() => Problem::invalid_request("The path or query can't be read."),
         _ => Problem::internal(),
     }
+}
+
+/// What no scope takes because its target is no path, such as `OPTIONS *`.
+pub async fn pathless(req: HttpRequest) -> HttpResponse {
+    let id = RequestId::remember(&req);
+    let mut response = Problem::not_found().answer(&req);
+    response.headers_mut().insert(request_id::NAME, id.into_value());
+    response
 }
 
 /// A resource with its methods; `GET` answers `HEAD` too, and any other method is a 405 that says

@@ -13,6 +13,7 @@ mod cleanup;
 mod deploy;
 mod detect;
 mod log;
+mod mask;
 mod output;
 mod probe;
 mod sandbox;

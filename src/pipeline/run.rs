@@ -66,14 +66,18 @@ pub async fn run(
         () = &mut lost => Err(StepError::LeaseLost),
         () = stop.draining.cancelled() => Err(StepError::Draining),
     };
+    let unfinished = walked.is_err();
     let verdict = verdict::of(walked, row, cancel.is_cancelled());
     if matches!(verdict, Verdict::Nothing) {
-        cleanup::abandon(&walk, &mut sandbox).await;
+        cleanup::release(&walk, &mut sandbox).await;
         return Ended::LeaseLost;
     }
     let ended = tokio::select! {
         ended = async {
-            cleanup::abandon(&walk, &mut sandbox).await;
+            cleanup::release(&walk, &mut sandbox).await;
+            if unfinished {
+                cleanup::journal(&walk).await;
+            }
             settle(pipeline, row, &hold, verdict, stop, bury).await
         } => ended,
         () = &mut lost => Ended::LeaseLost,

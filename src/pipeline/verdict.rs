@@ -58,7 +58,7 @@ pub fn retry_delay_ms(pipeline: &Pipeline, attempt: i32) -> i64 {
     delay_ms(&pipeline.control.settings.pipeline, attempt)
 }
 
-/// As [`retry_delay_ms`], for the sweep.
+/// As `retry_delay_ms`, for the sweep.
 pub fn delay_ms(settings: &crate::config::Pipeline, attempt: i32) -> i64 {
     let seconds = if attempt <= 1 { settings.retry_first_seconds } else { settings.retry_second_seconds };
     i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX)

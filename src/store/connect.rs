@@ -1,5 +1,6 @@
 //! Opening the database: one writer connection, a few readers, the schema brought up under a lock.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,6 +47,18 @@ impl Store {
         Ok(Self { write, read })
     }
 
+    /// Whether a database that is there answers; makes none and leaves its schema as it is.
+    ///
+    /// # Errors
+    /// If it can't be opened or asked.
+    pub async fn try_existing(settings: &Settings, default_path: &Path) -> Result<(), StoreError> {
+        let url = sqlite_url(settings, default_path).replace("mode=rwc", "mode=rw");
+        let read = connect(&url, settings, 1).await?;
+        let answered = super::clock::now(&read).await;
+        drop(read.close().await);
+        answered.map(|_| ())
+    }
+
     /// Begins a transaction that will write. On SQLite it is immediate: a deferred one that turns
     /// into a writer fails at once, whatever the busy timeout.
     pub(super) async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
@@ -61,7 +74,9 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        super::clock::now(&self.read).await.map(|_| ())
+        super::clock::now(&self.read).await?;
+        self.begin().await?.rollback().await?;
+        Ok(())
     }
 
     /// The database's clock, in milliseconds since 1970.
@@ -128,7 +143,7 @@ async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error
 async fn lock_file(path: &Path) -> Result<nix::fcntl::Flock<std::fs::File>, StoreError> {
     let path = path.to_owned();
     let locked = tokio::task::spawn_blocking(move || {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
             .map_err(|(_, errno)| std::io::Error::from(errno))
     })

@@ -69,7 +69,12 @@ impl Store {
             .all(&tx)
             .await?;
         let live = with_workers(&tx, targets).await?;
-        let versions = version::Entity::find().filter(version::Column::RouteEpoch.gt(epoch)).all(&tx).await?;
+        let mut versions = version::Entity::find().filter(version::Column::RouteEpoch.gt(epoch));
+        if epoch == 0 {
+            // Who knows nothing yet need not be told what is gone.
+            versions = versions.filter(version::Column::RetiredAt.is_null());
+        }
+        let versions = versions.all(&tx).await?;
         tx.commit().await?;
         Ok(RouteChanges { epoch: now_at, live, versions })
     }

@@ -137,6 +137,17 @@ impl Store {
             .collect())
     }
 
+    /// Whether a token of this name is neither revoked nor expired.
+    pub async fn token_named_is_valid(&self, name: &str) -> Result<bool, StoreError> {
+        let now = self.now().await?;
+        let rows = api_token::Entity::find()
+            .filter(api_token::Column::Name.eq(name))
+            .filter(api_token::Column::RevokedAt.is_null())
+            .all(&self.read)
+            .await?;
+        Ok(rows.iter().any(|t| t.expires_at.is_none_or(|at| at > now)))
+    }
+
     /// Ends a token at once. Answers whether there was one that was still valid.
     pub async fn token_revoke(&self, id: &TokenId) -> Result<bool, StoreError> {
         let tx = self.begin().await?;

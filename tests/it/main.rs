@@ -1,7 +1,15 @@
 //! The whole product, tested from outside: real processes, real broker, real sandbox, real sockets.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that can't go on says why and ends")]
+
 mod app;
 
+mod host;
+
+mod browser;
+mod build_env;
+mod builds;
+mod doctor;
 mod spine;
 
 mod failing;

@@ -5,7 +5,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 
-use super::deploy_body;
+use super::{deploy_body, deploy_schema};
 use crate::domain::{DeploymentStatus, Scope, time};
 use crate::http::FrontDoor;
 use crate::http::auth::Caller;
@@ -34,10 +34,12 @@ pub struct DeployAnswer {
     pub urls: DeployUrls,
 }
 
-/// Record a deployment; it is built and goes live by itself.
-#[utoipa::path(post, path = "/deploy", tag = "deployments", security(("bearer" = [])),
+/// Deploy a project.
+///
+/// Records a deployment, which is built and goes live by itself.
+#[utoipa::path(post, path = "/deploy", operation_id = "deploy", tag = "deployments", security(("bearer" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable characters; the same key and body within 24 h answer the same deployment", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
-    request_body(content = deploy_body::DeployBody, content_type = "application/json"),
+    request_body(content = deploy_schema::DeployBody, content_type = "application/json"),
     responses((status = 202, description = "Recorded: the sources are durable and the deployment will reach a final state",
         body = DeployAnswer, headers(("Location" = String, description = "The deployment's status"))), WriteRefusals))]
 pub async fn post(

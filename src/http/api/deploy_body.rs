@@ -15,7 +15,7 @@ use crate::control::domains::claimable;
 use crate::control::sources::SourceFile;
 use crate::domain::hostname::Hostname;
 use crate::domain::source::{BuildOverrides, HistoryEdit};
-use crate::domain::tree_path::{TreePath, find_conflict};
+use crate::domain::tree_path::{TreePath, find_conflicts, parse_folder};
 use crate::domain::{Digest, OrgId, ProjectId, Target, UserId};
 use crate::http::fields::{Fields, Problems};
 use crate::http::problem::Problem;
@@ -25,107 +25,6 @@ const WORDS: usize = 255;
 const MESSAGE: usize = 2_000;
 const COMMAND: usize = 1_000;
 const PATH: usize = 1_024;
-
-/// One file of `initFiles`.
-#[derive(utoipa::ToSchema)]
-#[schema(as = InitFile)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "documents the request; `read` is its one reader")]
-pub struct InitFileBody {
-    /// Relative, with `/` between folders.
-    #[schema(min_length = 1, max_length = 1024, example = "index.html")]
-    path: String,
-    content: String,
-    /// How `content` is written: `utf8` (the default) or `base64`.
-    #[schema(inline)]
-    encoding: Option<ContentEncoding>,
-}
-
-#[derive(utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(dead_code, reason = "documents the request")]
-enum ContentEncoding {
-    Utf8,
-    Base64,
-}
-
-#[derive(utoipa::ToSchema)]
-#[schema(as = HistoryMessage)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "documents the request; `read` is its one reader")]
-struct HistoryMessageBody {
-    /// `user`, `assistant` or `system`.
-    #[schema(inline)]
-    role: Role,
-    /// Conversation, or a JSON object `{"type":"diff","diff":[{"type":"create"|"edit"|"delete","path","modified"}]}`
-    /// that is replayed over the source tree.
-    content: String,
-}
-
-#[derive(utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(dead_code, reason = "documents the request")]
-enum Role {
-    User,
-    Assistant,
-    System,
-}
-
-#[derive(utoipa::ToSchema)]
-#[schema(as = BuildOverrides)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "documents the request; `read` is its one reader")]
-struct BuildBody {
-    /// Instead of the build script.
-    #[schema(max_length = 1000)]
-    command: Option<String>,
-    /// Where the build writes, relative to the project.
-    #[schema(max_length = 1024, example = "dist")]
-    output_directory: Option<String>,
-    /// Instead of `npm ci` or `npm install`; empty installs nothing.
-    #[schema(max_length = 1000)]
-    install_command: Option<String>,
-    /// The project's folder within the source tree.
-    #[schema(max_length = 1024)]
-    root_directory: Option<String>,
-}
-
-/// The body of `POST /deploy`.
-#[derive(utoipa::ToSchema)]
-#[schema(as = DeployRequest)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "documents the request; `read` is its one reader")]
-pub struct DeployBody {
-    #[schema(pattern = "^[0-9a-f]{32}$")]
-    project_id: String,
-    /// Must be the organization of the credential.
-    #[schema(pattern = "^[0-9a-f]{32}$")]
-    org_id: String,
-    /// Must be the user of the credential.
-    #[schema(pattern = "^[0-9a-f]{32}$")]
-    user_id: String,
-    /// A domain to claim; it is served once its TXT record proves it.
-    #[schema(max_length = 253, example = "shop.example.com")]
-    custom_domain: Option<String>,
-    /// Replaces the stored tree of the project.
-    #[schema(inline = false)]
-    init_files: Option<Vec<InitFileBody>>,
-    /// Replayed over the tree, in order.
-    history_messages: Option<Vec<HistoryMessageBody>>,
-    #[schema(inline)]
-    target: Option<Target>,
-    #[schema(max_length = 255)]
-    branch: Option<String>,
-    #[schema(max_length = 255)]
-    commit: Option<String>,
-    #[schema(max_length = 2000)]
-    message: Option<String>,
-    /// Variables of the build: encrypted at rest, given to the build only.
-    env: Option<BTreeMap<String, String>>,
-    /// Whether queued older deployments of the same project and target are cancelled; default true.
-    supersede: Option<bool>,
-    build: Option<BuildBody>,
-}
 
 /// The `Idempotency-Key` header, if there is one.
 pub fn idempotency_key(req: &HttpRequest) -> Result<Option<String>, Problem> {
@@ -203,6 +102,8 @@ pub fn files(
     }
     let mut files = Vec::with_capacity(list.len());
     let mut total = 0_u64;
+    // Where in the list each well-formed file stands.
+    let mut places = Vec::with_capacity(list.len());
     for (i, value) in list.into_iter().enumerate() {
         let Some(file) = file(value, &format!("{field}[{i}]"), problems) else { continue };
         if file.content.len() > limits.max_file_bytes {
@@ -214,6 +115,7 @@ pub fn files(
         }
         total += file.content.len() as u64;
         files.push(file);
+        places.push(i);
     }
     if total > limits.max_total_bytes {
         return Err(Problem::too_large(format!(
@@ -224,8 +126,8 @@ pub fn files(
     if files.is_empty() && problems.is_empty() {
         problems.add(field, "must have at least one file");
     }
-    if let Some(conflict) = find_conflict(files.iter().map(|f| &f.path)) {
-        problems.add(field, conflict.to_string());
+    for (at, conflict) in find_conflicts(files.iter().map(|f| &f.path)) {
+        problems.add(format!("{field}[{}].path", places[at]), conflict.to_string());
     }
     Ok(Some(files))
 }
@@ -348,12 +250,17 @@ fn build(fields: &mut Fields, problems: &mut Problems) -> BuildOverrides {
     let Some(mut build) = fields.object("build", problems) else { return BuildOverrides::default() };
     let overrides = BuildOverrides {
         command: build.text("command", COMMAND, problems).filter(|c| !c.trim().is_empty()),
-        output_directory: build.text("outputDirectory", PATH, problems),
+        output_directory: folder(&mut build, "outputDirectory", problems),
         install_command: build.text("installCommand", COMMAND, problems),
-        root_directory: build.text("rootDirectory", PATH, problems),
+        root_directory: folder(&mut build, "rootDirectory", problems),
     };
     build.finish(problems);
     overrides
+}
+
+fn folder(build: &mut Fields, field: &str, problems: &mut Problems) -> Option<String> {
+    let text = build.text(field, PATH, problems)?;
+    parse_folder(&text).map_err(|e| problems.add(build.name(field), format!("the path {e}"))).ok()
 }
 
 /// A document with its keys in order, so that equal bodies have equal digests however they were written.

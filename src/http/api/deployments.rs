@@ -68,11 +68,13 @@ pub struct Filter {
     limit: Option<String>,
 }
 
-/// The organization's deployments, newest first, in pages.
-#[utoipa::path(get, path = "/api/v1/deployments", tag = "deployments", security(("bearer" = [])),
+/// List deployments.
+///
+/// Those of the credential's organization, newest first, in pages.
+#[utoipa::path(get, path = "/api/v1/deployments", operation_id = "listDeployments", tag = "deployments", security(("bearer" = [])),
     params(("projectId" = Option<String>, Query, pattern = "^[0-9a-f]{32}$"),
         ("status" = Option<DeploymentStatus>, Query),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the page before"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the page before", pattern = "^[0-7][0-9a-f]{47}$"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100)),
     responses((status = 200, description = "One page", body = DeploymentPage), ReadRefusals))]
 pub async fn list(
@@ -88,14 +90,13 @@ pub async fn list(
     let mut rows = rows.map_err(ControlError::from)?;
     let more = rows.len() as u64 > limit;
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next_cursor =
-        rows.last().filter(|_| more).map(|d| page::cursor(&format!("{}:{}", d.created_at, d.id)));
+    let next_cursor = rows.last().filter(|_| more).map(|d| page::deployment_cursor(d.created_at, &d.id));
     let deployments = rows.into_iter().map(summary).collect();
     Ok(HttpResponse::Ok().json(DeploymentPage { deployments, next_cursor }))
 }
 
-/// One deployment.
-#[utoipa::path(get, path = "/api/v1/deployments/{id}", tag = "deployments", security(("bearer" = [])),
+/// Show a deployment.
+#[utoipa::path(get, path = "/api/v1/deployments/{id}", operation_id = "getDeployment", tag = "deployments", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
     responses((status = 200, description = "The deployment", body = DeploymentDetail), ReadRefusals))]
 pub async fn get(caller: Caller, id: Path<String>, door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {
@@ -106,8 +107,10 @@ pub async fn get(caller: Caller, id: Path<String>, door: Data<FrontDoor>) -> Res
         .json(DeploymentDetail { deployment: summary(row), state }))
 }
 
-/// Ask for a deployment's end: at once while it waits, else as soon as its process tree is dead.
-#[utoipa::path(post, path = "/api/v1/deployments/{id}/cancel", tag = "deployments", security(("bearer" = [])),
+/// Cancel a deployment.
+///
+/// At once while it waits, else as soon as its process tree is dead. Too late once it is live.
+#[utoipa::path(post, path = "/api/v1/deployments/{id}/cancel", operation_id = "cancelDeployment", tag = "deployments", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
     responses((status = 202, description = "Cancelled, or asked to stop: see state", body = DeploymentDetail), WriteRefusals))]
 pub async fn cancel(
@@ -147,14 +150,8 @@ fn read(filter: Filter) -> Result<DeploymentFilter, Problem> {
         }
         parsed
     });
-    let cursor = filter.cursor.as_deref().and_then(|c| page::read(c, &mut problems));
-    let before = cursor.and_then(|c| {
-        let parsed = c.split_once(':').and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())));
-        if parsed.is_none() {
-            problems.add("cursor", "must be the nextCursor of an earlier page");
-        }
-        parsed
-    });
+    let cursor = filter.cursor.as_deref().and_then(|c| page::before_deployment(c, &mut problems));
+    let before = cursor.map(|(at, id)| (at, id.to_string()));
     if problems.is_empty() {
         Ok(DeploymentFilter { project, status, before, limit })
     } else {

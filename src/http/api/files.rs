@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::deploy_body::{self, InitFileBody};
+use super::deploy_body;
+use super::deploy_schema::FilesBody;
 use super::projects::project_id;
 use crate::control::ControlError;
 use crate::domain::source::SourceTree;
@@ -17,16 +18,6 @@ use crate::http::body::Json;
 use crate::http::fields::{Fields, Problems};
 use crate::http::openapi::{ReadRefusals, WriteRefusals};
 use crate::http::problem::Problem;
-
-#[derive(utoipa::ToSchema)]
-#[schema(as = FilesRequest)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "documents the request; `put` is its one reader")]
-struct FilesBody {
-    /// The whole tree: what is not in it is removed.
-    #[schema(min_items = 1)]
-    files: Vec<InitFileBody>,
-}
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct StoredFile {
@@ -51,8 +42,8 @@ pub struct Asked {
     contents: Option<bool>,
 }
 
-/// The stored tree of a project.
-#[utoipa::path(get, path = "/api/v1/projects/{id}/files", tag = "projects", security(("bearer" = [])),
+/// Show the stored files.
+#[utoipa::path(get, path = "/api/v1/projects/{id}/files", operation_id = "getProjectFiles", tag = "projects", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
         ("contents" = Option<bool>, Query, description = "Whether contents come along; default false")),
     responses((status = 200, description = "The files, by path", body = StoredTree), ReadRefusals))]
@@ -75,8 +66,8 @@ pub async fn get(
     Ok(HttpResponse::Ok().json(StoredTree { files }))
 }
 
-/// Replace the stored tree of a project.
-#[utoipa::path(put, path = "/api/v1/projects/{id}/files", tag = "projects", security(("bearer" = [])),
+/// Replace the stored files.
+#[utoipa::path(put, path = "/api/v1/projects/{id}/files", operation_id = "replaceProjectFiles", tag = "projects", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
     request_body(content = FilesBody, content_type = "application/json"),
     responses((status = 200, description = "The files as they are stored now", body = StoredTree), WriteRefusals))]

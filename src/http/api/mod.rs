@@ -2,12 +2,15 @@
 
 pub mod deploy;
 mod deploy_body;
+mod deploy_schema;
 pub mod deployments;
 pub mod files;
 pub mod page;
 pub mod projects;
 pub mod status;
 pub mod streams;
+
+pub use deploy_schema::InitFileBody;
 
 use actix_web::http::Method;
 use actix_web::web::ServiceConfig;
@@ -69,10 +72,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource("/", vec![(Method::GET, read().to(health::info))]))
         .service(resource("/deploy", vec![(Method::POST, post().to(deploy::post))]))
         .service(resource("/deploy-status", vec![(Method::GET, read().to(status::get))]))
-        .service(resource("/health", vec![(Method::GET, read().to(health::health))]))
-        .service(resource("/health/detailed", vec![(Method::GET, read().to(health::detailed))]))
-        .service(resource("/livez", vec![(Method::GET, read().to(health::livez))]))
-        .service(resource("/readyz", vec![(Method::GET, read().to(health::readyz))]))
+        .configure(health::routes)
         .service(resource("/openapi.json", vec![(Method::GET, read().to(docs::openapi))]))
         .service(resource("/docs", vec![(Method::GET, read().to(docs::page))]))
         .service(resource(docs::SCRIPT_PATH, vec![(Method::GET, read().to(docs::script))]))

@@ -24,7 +24,12 @@ const NAME: usize = 100;
 #[expect(dead_code, reason = "documents the request; `create` is its one reader")]
 struct ProjectBody {
     /// Shown to people; the Worker name is made from it.
-    #[schema(min_length = 1, max_length = 100, pattern = "\\S", example = "My site")]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "My site"
+    )]
     name: String,
     /// Must be the organization of the credential.
     #[schema(pattern = "^[0-9a-f]{32}$")]
@@ -58,8 +63,10 @@ pub struct Filter {
     limit: Option<String>,
 }
 
-/// Make a project; its Worker name is its own for ever.
-#[utoipa::path(post, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
+/// Make a project.
+///
+/// Its Worker name is its own for ever.
+#[utoipa::path(post, path = "/api/v1/projects", operation_id = "createProject", tag = "projects", security(("bearer" = [])),
     request_body(content = ProjectBody, content_type = "application/json"),
     responses((status = 201, description = "Made", body = Project,
         headers(("Location" = String, description = "The project"))), WriteRefusals))]
@@ -70,6 +77,10 @@ pub async fn create(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result
     let mut org = None;
     if let Some(mut fields) = Fields::of(body.0, "", &mut problems) {
         name = fields.required_text("name", NAME, &mut problems).map(|n| n.trim().to_owned());
+        // Names are shown in terminals.
+        if name.as_ref().is_some_and(|n| n.chars().any(char::is_control)) {
+            problems.add("name", "must not contain control characters");
+        }
         if name.as_ref().is_some_and(String::is_empty) {
             problems.add("name", "must not be empty");
         }
@@ -90,10 +101,12 @@ pub async fn create(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result
     Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(shown(&door, row)))
 }
 
-/// The organization's projects, in pages.
-#[utoipa::path(get, path = "/api/v1/projects", tag = "projects", security(("bearer" = [])),
+/// List projects.
+///
+/// Those of the credential's organization, in pages.
+#[utoipa::path(get, path = "/api/v1/projects", operation_id = "listProjects", tag = "projects", security(("bearer" = [])),
     params(("name" = Option<String>, Query, description = "Only projects of exactly this name"),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the page before"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the page before", pattern = "^[0-9a-f]{32}$"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100)),
     responses((status = 200, description = "One page", body = ProjectPage), ReadRefusals))]
 pub async fn list(
@@ -104,22 +117,26 @@ pub async fn list(
     let who = caller.with(Scope::ProjectsRead)?;
     let mut problems = Problems::default();
     let limit = page::length(filter.limit.as_deref(), &mut problems);
-    let after = filter.cursor.as_deref().and_then(|c| page::read(c, &mut problems));
+    let after = filter.cursor.as_deref().and_then(|c| page::after_project(c, &mut problems));
     if !problems.is_empty() {
         return Err(Problem::validation(problems.into_details()));
     }
     let name = filter.name.as_deref();
-    let rows = door.control.store.project_list(&who.scope(), name, after.as_deref(), limit + 1).await;
+    let rows = door
+        .control
+        .store
+        .project_list(&who.scope(), name, after.as_ref().map(ProjectId::as_str), limit + 1)
+        .await;
     let mut rows = rows.map_err(ControlError::from)?;
     let more = rows.len() as u64 > limit;
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next_cursor = rows.last().filter(|_| more).map(|p| page::cursor(&p.id));
+    let next_cursor = rows.last().filter(|_| more).map(|p| p.id.clone());
     let projects = rows.into_iter().map(|p| shown(&door, p)).collect();
     Ok(HttpResponse::Ok().json(ProjectPage { projects, next_cursor }))
 }
 
-/// One project.
-#[utoipa::path(get, path = "/api/v1/projects/{id}", tag = "projects", security(("bearer" = [])),
+/// Show a project.
+#[utoipa::path(get, path = "/api/v1/projects/{id}", operation_id = "getProject", tag = "projects", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
     responses((status = 200, description = "The project", body = Project), ReadRefusals))]
 pub async fn get(caller: Caller, id: Path<String>, door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {

@@ -16,8 +16,10 @@ pub struct Asked {
     id: Option<String>,
 }
 
-/// Where a deployment stands.
-#[utoipa::path(get, path = "/deploy-status", tag = "deployments",
+/// Show where a deployment stands.
+///
+/// Needs no credential, so it shows nothing that a stranger may not see.
+#[utoipa::path(get, path = "/deploy-status", operation_id = "getDeployStatus", tag = "deployments",
     params(("id" = String, Query, description = "The deploymentId", pattern = "^[0-9a-f]{32}$")),
     responses((status = 200, description = "Where it stands", body = StatusDocument), PublicRefusals))]
 pub async fn get(

@@ -9,7 +9,6 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures_util::Stream;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::deployments::visible;
@@ -19,6 +18,7 @@ use crate::http::FrontDoor;
 use crate::http::auth::Caller;
 use crate::http::openapi::ReadRefusals;
 use crate::http::problem::Problem;
+use crate::http::stream_places::StreamPlace;
 use crate::store::StoreError;
 
 /// Between two looks at the record.
@@ -33,13 +33,29 @@ pub struct Asked {
     follow: Option<String>,
 }
 
-/// The whole build log; with `follow=1` or `Accept: text/event-stream` also what is still to come.
-#[utoipa::path(get, path = "/api/v1/deployments/{id}/logs", tag = "deployments", security(("bearer" = [])),
+/// One event of a stream.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "documents what `event` writes")]
+struct SentEvent {
+    /// What to send as `Last-Event-ID` to go on after this one.
+    #[schema(pattern = "^[0-9]{1,18}$")]
+    id: String,
+    /// `log`, or what changed: `queued`, `started`, `step`, `retry`, `cancel_requested`,
+    /// `switched`, `completed`, `failed`, `cancelled`.
+    event: String,
+    /// A JSON object: `{at, attempt, text}` of a log, `{at, message, data}` of a change.
+    data: String,
+}
+
+/// Read the build log.
+///
+/// The whole log; with `follow=1` or `Accept: text/event-stream` also what is still to come.
+#[utoipa::path(get, path = "/api/v1/deployments/{id}/logs", operation_id = "getDeploymentLogs", tag = "deployments", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
         ("follow" = Option<String>, Query, description = "1: stay until the deployment has ended"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event")),
+        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event", pattern = "^[0-9]{1,18}$")),
     responses((status = 200, description = "The masked log",
-        content((String = "text/plain"), (String = "text/event-stream"))), ReadRefusals))]
+        content((String = "text/plain"), (SentEvent = "text/event-stream"))), ReadRefusals))]
 pub async fn logs(
     req: HttpRequest,
     caller: Caller,
@@ -50,15 +66,17 @@ pub async fn logs(
     let row = visible(&caller, &id, &door).await?;
     let form = if wants_events(&req) { Form::Events } else { Form::Text };
     let follow = form == Form::Events || asked.follow.as_deref().is_some_and(|f| f == "1" || f == "true");
-    let source = Source { door, deployment: row.id, what: What::Log, form, follow };
+    let source = Source { door, deployment: row.id, org: row.org_id, what: What::Log, form, follow };
     respond(&req, source)
 }
 
-/// The state changes of a deployment, from the first; ends when the deployment has ended.
-#[utoipa::path(get, path = "/api/v1/deployments/{id}/events", tag = "deployments", security(("bearer" = [])),
+/// Follow the state changes.
+///
+/// From the first one on; the stream ends when the deployment has ended.
+#[utoipa::path(get, path = "/api/v1/deployments/{id}/events", operation_id = "getDeploymentEvents", tag = "deployments", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
-        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event")),
-    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = String), ReadRefusals))]
+        ("Last-Event-ID" = Option<String>, Header, description = "Continue after this event", pattern = "^[0-9]{1,18}$")),
+    responses((status = 200, description = "Server-sent events", content_type = "text/event-stream", body = SentEvent), ReadRefusals))]
 pub async fn events(
     req: HttpRequest,
     caller: Caller,
@@ -66,7 +84,14 @@ pub async fn events(
     door: Data<FrontDoor>,
 ) -> Result<HttpResponse, Problem> {
     let row = visible(&caller, &id, &door).await?;
-    let source = Source { door, deployment: row.id, what: What::Events, form: Form::Events, follow: true };
+    let source = Source {
+        door,
+        deployment: row.id,
+        org: row.org_id,
+        what: What::Events,
+        form: Form::Events,
+        follow: true,
+    };
     respond(&req, source)
 }
 
@@ -85,6 +110,7 @@ enum Form {
 struct Source {
     door: Data<FrontDoor>,
     deployment: String,
+    org: String,
     what: What,
     form: Form,
     follow: bool,
@@ -96,17 +122,28 @@ struct Reading {
     ends_at: Instant,
     spoke_at: Instant,
     last_look: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Option<StreamPlace>,
 }
 
 fn respond(req: &HttpRequest, source: Source) -> Result<HttpResponse, Problem> {
-    let permit = source.door.streams.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::overloaded("Too many streams are open; try again shortly."))?;
+    // What ends by itself needs no place among those that stay.
+    let place = match source.follow {
+        true => Some(source.door.streams.enter(&source.org).ok_or_else(|| {
+            Problem::overloaded(
+                "Too many streams of this organization are open; close some, or try again shortly.",
+            )
+        })?),
+        false => None,
+    };
     let resume = req.headers().get("last-event-id").and_then(|v| v.to_str().ok());
-    let after = match resume.map(str::parse::<i64>) {
+    let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 18 {
+        true => text.parse::<i64>().ok(),
+        false => None,
+    };
+    let after = match resume.map(number) {
         None => 0,
-        Some(Ok(after)) if after >= 0 => after,
-        Some(_) => {
+        Some(Some(after)) => after,
+        Some(None) => {
             return Err(Problem::invalid_request("Last-Event-ID must be a number that this stream sent."));
         }
     };
@@ -117,7 +154,7 @@ fn respond(req: &HttpRequest, source: Source) -> Result<HttpResponse, Problem> {
     };
     let now = Instant::now();
     let reading =
-        Reading { source, after, ends_at: now + limit, spoke_at: now, last_look: false, _permit: permit };
+        Reading { source, after, ends_at: now + limit, spoke_at: now, last_look: false, _place: place };
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .content_type(kind)
