@@ -56,3 +56,39 @@ async fn a_panicked_actor_is_built_anew_and_no_request_fails() {
     app.quota_balances();
     app.nothing_is_left_of(&[running]).await;
 }
+
+#[tokio::test]
+async fn a_version_that_can_not_be_installed_holds_nobody_else_up() {
+    let settings = quick(&[]);
+    let app = TestApp::start_with(&settings).await;
+    let (broken, broken_worker) = app.project("broken").await;
+    let (whole, whole_worker) = app.project("whole").await;
+    let lost = app.deploy_live(&app.body(&broken, &[("index.html", "lost")])).await;
+    app.deploy_live(&app.body(&whole, &[("index.html", "one")])).await;
+    // Gone from this disk and from the blob store, while it is served.
+    std::fs::remove_dir_all(app.folder.data().join("edge/versions").join(&lost)).unwrap();
+    let pack = app.one(&format!("SELECT pack_digest FROM version WHERE id = '{lost}'"));
+    let blob = app.folder.data().join("blobs").join(&app.org).join("sha256").join(&pack[..2]).join(&pack);
+    std::fs::remove_file(blob).unwrap();
+    // A rebuilt registry keeps serving what the last one had: the page is in memory.
+    assert_eq!(app.worker(&broken_worker, "/").await.status(), 200);
+    app.panic_actor("worker_registry").await;
+    app.wait("it was built anew", async || {
+        let actor = &app.health().await["checks"]["actors"]["actors"]["worker_registry"];
+        actor["running"] == true && actor["restarts"] == 1
+    })
+    .await;
+    app.deploy_live(&app.body(&whole, &[("index.html", "two")])).await;
+    assert_eq!(app.worker(&broken_worker, "/").await.text().await.unwrap(), "lost");
+    // After a start there is nothing to serve it from; everybody else goes on.
+    let app = app.restart_after_kill(&settings);
+    assert_eq!(app.worker(&whole_worker, "/").await.text().await.unwrap(), "two");
+    app.deploy_live(&app.body(&whole, &[("index.html", "three")])).await;
+    assert_eq!(app.worker(&whole_worker, "/").await.text().await.unwrap(), "three");
+    assert_eq!(app.worker(&broken_worker, "/").await.status(), 404);
+    app.wait("health tells", async || app.health().await["checks"]["edges"]["behind"] == 1).await;
+    // Deployed again, it is served again.
+    app.deploy_live(&app.body(&broken, &[("index.html", "found")])).await;
+    assert_eq!(app.worker(&broken_worker, "/").await.text().await.unwrap(), "found");
+    app.wait("nothing lags", async || app.health().await["checks"]["edges"]["behind"] == 0).await;
+}
