@@ -6,6 +6,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 
 use crate::config;
@@ -17,6 +18,22 @@ use crate::store::{Store, StoreError};
 const MIN_SECRET_BYTES: usize = 6;
 /// Values that say nothing about anybody.
 const PLAIN_WORDS: &[&str] = &["production", "development", "preview", "staging"];
+/// What URL encoders leave as it is differs: nothing, RFC 3986, `encodeURIComponent`, HTML forms.
+const ESCAPED: [&AsciiSet; 4] = [
+    NON_ALPHANUMERIC,
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~'),
+    &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~')
+        .remove(b'!')
+        .remove(b'*')
+        .remove(b'\'')
+        .remove(b'(')
+        .remove(b')'),
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*'),
+];
 /// What stands in the log for a secret.
 const MASK: &str = "***";
 /// Newest lines kept as evidence of a failure.
@@ -40,9 +57,15 @@ impl Masker {
                     for engine in [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD] {
                         patterns.push(engine.encode(part));
                     }
-                    let escaped =
-                        percent_encoding::utf8_percent_encode(part, percent_encoding::NON_ALPHANUMERIC);
-                    patterns.push(escaped.to_string());
+                    for set in ESCAPED {
+                        let escaped = utf8_percent_encode(part, set).to_string();
+                        patterns.push(escaped.replace("%20", "+"));
+                        patterns.push(in_lower_case(&escaped));
+                        patterns.push(escaped);
+                    }
+                    // As a string in JSON, without its quotes.
+                    let quoted = serde_json::Value::from(part).to_string();
+                    patterns.push(quoted.trim_matches('"').to_owned());
                 }
             }
         }
@@ -68,6 +91,20 @@ impl Masker {
             }
         }
     }
+}
+
+/// The same escapes with small hex digits; what is not escaped stays.
+fn in_lower_case(escaped: &str) -> String {
+    let mut parts = escaped.split('%');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // A part begins with the two digits of its escape.
+        let (digits, rest) = part.split_at(part.len().min(2));
+        text.push('%');
+        text.push_str(&digits.to_ascii_lowercase());
+        text.push_str(rest);
+    }
+    text
 }
 
 /// The log of one attempt.
@@ -209,6 +246,21 @@ mod tests {
         let shown =
             masker.mask("a s3cr3t/key+1 b czNjcjN0L2tleSsx c s3cr3t%2Fkey%2B1 production 1 line-two-secret");
         assert_eq!(shown, "a *** b *** c *** production 1 ***");
+    }
+
+    #[test]
+    fn a_secret_is_masked_however_urls_and_json_write_it() {
+        let masker = Masker::new(["p-a ss/w'ord\"\\~"]);
+        for written in [
+            r#"p-a%20ss%2Fw'ord%22%5C~"#,
+            "p-a%20ss%2Fw%27ord%22%5C~",
+            "p-a+ss%2Fw%27ord%22%5C%7E",
+            "p%2Da%20ss%2Fw%27ord%22%5C%7E",
+            "p-a%20ss%2fw%27ord%22%5c~",
+            r#"p-a ss/w'ord\"\\~"#,
+        ] {
+            assert_eq!(masker.mask(&format!("<{written}>")), "<***>", "{written}");
+        }
     }
 
     #[test]
