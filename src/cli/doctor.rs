@@ -1,5 +1,5 @@
 //! `libra doctor`: what is missing or broken on this machine, and how to mend it. Everything is
-//! tried for real; nothing is changed.
+//! tried for real; nothing is left behind that was not there before.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -148,6 +148,21 @@ async fn database(settings: &Settings) -> Finding {
 
 async fn isolation(settings: &Settings) -> Finding {
     let what = "isolation";
+    // Without a data folder the trial gets one of its own, so that none appears.
+    let mut settings = settings.clone();
+    let trial = (!settings.data_dir.exists())
+        .then(|| std::env::temp_dir().join(format!("libra-doctor-{}", crate::domain::id::random())));
+    if let Some(trial) = &trial {
+        settings.data_dir.clone_from(trial);
+    }
+    let finding = isolation_beneath(what, &settings).await;
+    if let Some(trial) = &trial {
+        drop(std::fs::remove_dir_all(trial));
+    }
+    finding
+}
+
+async fn isolation_beneath(what: &'static str, settings: &Settings) -> Finding {
     let paths = match crate::app::sandbox_paths_of(settings) {
         Ok(paths) => paths,
         Err(e) => return Finding { what, ok: false, said: super::admin::chain(&e) },
@@ -169,8 +184,17 @@ async fn isolation(settings: &Settings) -> Finding {
     }
 }
 
+/// Whether the server of `server.json` lives: a killed one leaves its file behind.
+fn server_runs(settings: &Settings) -> bool {
+    let name_of = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let file = std::fs::read(settings.data_dir.join("server.json")).ok();
+    let document = file.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+    let pid = document.and_then(|d| d["pid"].as_u64());
+    pid.and_then(|pid| name_of(&pid.to_string())).is_some_and(|name| Some(name) == name_of("self"))
+}
+
 fn listeners(settings: &Settings) -> Vec<Finding> {
-    if settings.data_dir.join("server.json").exists() {
+    if server_runs(settings) {
         return vec![Finding { what: "listeners", ok: true, said: "a server runs on this data_dir".into() }];
     }
     settings
