@@ -12,7 +12,7 @@ use super::files::Files;
 use super::listeners::Listeners;
 use crate::blobs::Blobs;
 use crate::config::{Environment, Settings};
-use crate::control::bootstrap::{bootstrap, development_secret};
+use crate::control::bootstrap::{bootstrap, development_secret, refuse_bootstrap};
 use crate::control::domains::Addresses;
 use crate::control::seal::Sealer;
 use crate::control::{Control, Running};
@@ -59,9 +59,12 @@ impl Parts {
             }
             Environment::Development => development_secret(&files.data_dir)?,
         };
-        if settings.environment == Environment::Development {
-            let _alone = start_lock(files)?;
-            bootstrap(&store, &files.data_dir).await?;
+        match settings.environment {
+            Environment::Development => {
+                let _alone = start_lock(files)?;
+                bootstrap(&store, &files.data_dir).await?;
+            }
+            Environment::Production => refuse_bootstrap(&store).await?,
         }
         let sealer = Sealer::new(secret);
         let probe_secret = sealer.derive("edge-probe");
