@@ -8,6 +8,8 @@ mod testing;
 
 use std::path::PathBuf;
 
+use crate::control::bootstrap::BootstrapError;
+
 pub use parts::open_store;
 pub use serve::serve;
 
@@ -36,7 +38,7 @@ pub enum AppError {
     #[error("sandboxes can't be made")]
     Sandbox(#[from] crate::sandbox::SandboxError),
     #[error("the first credential can't be made")]
-    Bootstrap(#[from] crate::control::bootstrap::BootstrapError),
+    Bootstrap(#[from] BootstrapError),
     #[error("versions can't be kept on this disk")]
     Versions(#[from] crate::runtime::StoreError),
     #[error("{0}")]
@@ -58,7 +60,7 @@ impl AppError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Settings(_) => 64,
+            Self::Settings(_) | Self::Bootstrap(BootstrapError::StillValid { .. }) => 64,
             Self::Listen { .. } | Self::Store(_) | Self::Blobs(_) | Self::Queue(_) | Self::Sandbox(_) => 69,
             Self::Folder { .. }
             | Self::Bootstrap(_)

@@ -13,7 +13,7 @@ use super::files::Files;
 use super::listeners::Listeners;
 use crate::blobs::Blobs;
 use crate::config::{Environment, Settings};
-use crate::control::bootstrap::{bootstrap, development_secret};
+use crate::control::bootstrap::{bootstrap, development_secret, refuse_bootstrap};
 use crate::control::domains::Addresses;
 use crate::control::seal::Sealer;
 use crate::control::{Control, Running};
@@ -53,13 +53,6 @@ impl Parts {
         stop: CancellationToken,
     ) -> Result<Self, AppError> {
         let store = open_store(&settings, files).await?;
-        if settings.environment == Environment::Production && store.token_named_is_valid("bootstrap").await? {
-            return Err(AppError::Settings(
-                "the development credential named bootstrap is still valid in this database; \
-                 end it with `libra tokens revoke` (`libra tokens list` shows its id)"
-                    .into(),
-            ));
-        }
         let secret = match settings.environment {
             Environment::Production => settings.security.secret_key.clone(),
             Environment::Development if !settings.security.secret_key.expose_secret().is_empty() => {
@@ -67,9 +60,12 @@ impl Parts {
             }
             Environment::Development => development_secret(&files.data_dir)?,
         };
-        if settings.environment == Environment::Development {
-            let _alone = start_lock(files)?;
-            bootstrap(&store, &files.data_dir).await?;
+        match settings.environment {
+            Environment::Development => {
+                let _alone = start_lock(files)?;
+                bootstrap(&store, &files.data_dir).await?;
+            }
+            Environment::Production => refuse_bootstrap(&store).await?,
         }
         let sealer = Sealer::new(secret);
         let probe_secret = sealer.derive("edge-probe");

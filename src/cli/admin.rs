@@ -45,12 +45,18 @@ pub async fn open(settings: &Settings) -> Result<Store, AdminError> {
     Ok(crate::app::open_store_of(settings).await?)
 }
 
-pub fn org_id(text: &str) -> Result<OrgId, AdminError> {
-    OrgId::parse(text).map_err(|e| AdminError::Usage(format!("--org: {e}; `libra orgs list` shows them")))
+/// The organization of `--of`, which must exist.
+pub async fn org_of(store: &Store, text: &str) -> Result<OrgId, AdminError> {
+    let org = OrgId::parse(text)
+        .map_err(|e| AdminError::Usage(format!("--of: {e}; `libra orgs list` shows them")))?;
+    let known = store.organization_exists(&org).await.map_err(AdminError::Store)?;
+    known.then_some(org).ok_or_else(|| {
+        AdminError::Usage("--of: there is no such organization; `libra orgs list` shows them".into())
+    })
 }
 
 pub fn user_id(text: &str) -> Result<UserId, AdminError> {
-    UserId::parse(text).map_err(|e| AdminError::Usage(format!("--user: {e}; `libra users list` shows them")))
+    UserId::parse(text).map_err(|e| AdminError::Usage(format!("--as: {e}; `libra users list` shows them")))
 }
 
 pub fn finish(result: Result<(), AdminError>) -> ExitCode {

@@ -4,9 +4,10 @@ use clap::Subcommand;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::admin::{AdminError, open, org_id, user_id};
+use super::admin::{AdminError, open, org_of, user_id};
 use super::render;
 use crate::config::Settings;
+use crate::control::bootstrap::TOKEN_NAME;
 use crate::control::credentials;
 use crate::domain::{Scope, TokenId};
 use crate::store::tenants::NewToken;
@@ -59,9 +60,14 @@ pub async fn run(args: &TokensArgs, settings: &Settings) -> Result<(), AdminErro
     let store = open(settings).await?;
     match &args.command {
         TokensCommand::Create { of, acting, name, admin, scope, days, json } => {
-            let (org, user) = (org_id(of)?, user_id(acting)?);
+            let (org, user) = (org_of(&store, of).await?, user_id(acting)?);
             if !store.membership_exists(&org, &user).await.map_err(AdminError::Store)? {
                 return Err(AdminError::Usage("that user is no member of that organization".into()));
+            }
+            if name == TOKEN_NAME {
+                let message =
+                    format!("--name: {TOKEN_NAME} is development's first token; choose another name");
+                return Err(AdminError::Usage(message));
             }
             let secret = credentials::generate().map_err(AdminError::Secret)?;
             let token = NewToken {

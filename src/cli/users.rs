@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::admin::{AdminError, open, org_id};
+use super::admin::{AdminError, open, org_of};
 use super::render;
 use crate::config::Settings;
 
@@ -36,7 +36,8 @@ pub async fn run(args: &UsersArgs, settings: &Settings) -> Result<(), AdminError
     let store = open(settings).await?;
     match &args.command {
         UsersCommand::Create { name, of, json } => {
-            let id = store.user_create(name, &org_id(of)?).await.map_err(AdminError::of("user"))?;
+            let org = org_of(&store, of).await?;
+            let id = store.user_create(name, &org).await.map_err(AdminError::of("user"))?;
             if *json {
                 render::line(&json!({ "userId": id.as_str(), "orgId": of, "name": name }).to_string());
             } else {

@@ -119,7 +119,7 @@ fn production(s: &Settings, demand: &mut impl FnMut(bool, &str, &str)) {
     demand(
         !bootstrap.exists(),
         "data_dir",
-        "holds bootstrap.json, a development credential; revoke it (libra tokens revoke) and delete the file",
+        "holds bootstrap.json, a development credential; delete the file (the next start names its token, to be revoked)",
     );
 }
 

@@ -8,7 +8,7 @@ use config::{Config, FileFormat};
 use toml::{Table, Value};
 
 use super::aliases::{ALIASES, WITHOUT_EFFECT, convert};
-use super::{DEFAULTS, Settings, check, is_secret};
+use super::{DEFAULTS, Settings, check, is_secret, sounds_secret};
 
 /// One mistake in the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,8 +173,13 @@ impl Layers {
     }
 
     fn unknown(&mut self, key: &str, value: &Value, origin: &str) {
+        if let Value::Table(table) = value {
+            return table
+                .iter()
+                .for_each(|(name, value)| self.unknown(&format!("{key}.{name}"), value, origin));
+        }
         let allowed = "is no setting; `libra config show` lists them all".to_owned();
-        let value = if is_secret(key) { "***".to_owned() } else { value.to_string() };
+        let value = if sounds_secret(key) { "***".to_owned() } else { value.to_string() };
         self.mistakes.push(Mistake { key: key.into(), value, origin: origin.into(), allowed });
     }
 

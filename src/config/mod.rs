@@ -180,3 +180,9 @@ const SECRET_KEYS: &[&str] = &["security.secret_key", "database.url", "nats.url"
 fn is_secret(key: &str) -> bool {
     SECRET_KEYS.contains(&key)
 }
+
+/// Whether a key nobody knows may be a secret one, misspelt.
+fn sounds_secret(key: &str) -> bool {
+    let words = ["secret", "key", "token", "password", "credential", "url"];
+    words.iter().any(|word| key.to_lowercase().contains(word))
+}

@@ -13,6 +13,9 @@ use crate::domain::Scope;
 use crate::store::tenants::NewToken;
 use crate::store::{Store, StoreError};
 
+/// What the first token is called; no other one may be, so that production can tell.
+pub const TOKEN_NAME: &str = "bootstrap";
+
 /// `<data_dir>/bootstrap.json`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +33,10 @@ pub enum BootstrapError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "production refuses the development credential in this database; revoke it: libra tokens revoke {token}"
+    )]
+    StillValid { token: String },
     #[error("{what} is damaged; delete it and start again")]
     Damaged { what: &'static str },
     #[error("the first credential could not be made")]
@@ -84,7 +91,7 @@ pub async fn bootstrap(store: &Store, data_dir: &Path) -> Result<(), BootstrapEr
         .token_create(NewToken {
             org: org.clone(),
             user: user.clone(),
-            name: "bootstrap".into(),
+            name: TOKEN_NAME.into(),
             secret_hash: credentials::hash_secret(&token),
             scopes: Scope::ALL.to_vec(),
             admin: true,
@@ -98,6 +105,17 @@ pub async fn bootstrap(store: &Store, data_dir: &Path) -> Result<(), BootstrapEr
     };
     let text = serde_json::to_vec_pretty(&document).map_err(|_| BootstrapError::Damaged { what: WHAT })?;
     write_private(&path, &text).map_err(|source| BootstrapError::Write { what: WHAT, source })
+}
+
+/// A development credential does not become a production one because its file was deleted.
+///
+/// # Errors
+/// With what to do, if the bootstrap's token is still valid; or if the database can't be asked.
+pub async fn refuse_bootstrap(store: &Store) -> Result<(), BootstrapError> {
+    match store.token_valid_named(TOKEN_NAME).await?.first() {
+        Some(token) => Err(BootstrapError::StillValid { token: token.to_string() }),
+        None => Ok(()),
+    }
 }
 
 /// Writes a file that only its owner can read, whole or not at all; an existing one is left alone.

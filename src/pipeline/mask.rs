@@ -23,6 +23,9 @@ const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'\'')
     .remove(b'(')
     .remove(b')');
+/// What RFC 3986 calls unreserved, and what HTML forms leave as it is.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
 /// Where `base64` programs break their lines; log lines are masked one by one.
 const BASE64_COLUMNS: [usize; 2] = [64, 76];
 
@@ -85,7 +88,7 @@ fn forms(secret: &str, patterns: &mut Vec<String>) {
         .push(secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;"));
     patterns.push(hex::encode(secret));
     patterns.push(hex::encode_upper(secret));
-    for set in [NON_ALPHANUMERIC, COMPONENT] {
+    for set in [NON_ALPHANUMERIC, COMPONENT, UNRESERVED, FORM] {
         let escaped = utf8_percent_encode(secret, set).to_string();
         patterns.push(lower_escapes(&escaped));
         // As forms are sent.
@@ -145,6 +148,21 @@ fn base64_forms(secret: &str, patterns: &mut Vec<String>) {
 mod tests {
     use super::*;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    #[test]
+    fn a_secret_is_masked_however_urls_and_json_write_it() {
+        let masker = Masker::new(["p-a ss/w'ord\"\\~"]);
+        for written in [
+            r#"p-a%20ss%2Fw'ord%22%5C~"#,
+            "p-a%20ss%2Fw%27ord%22%5C~",
+            "p-a+ss%2Fw%27ord%22%5C%7E",
+            "p%2Da%20ss%2Fw%27ord%22%5C%7E",
+            "p-a%20ss%2fw'ord%22%5c~",
+            r#"p-a ss/w'ord\"\\~"#,
+        ] {
+            assert_eq!(masker.mask(&format!("<{written}>")), "<***>", "{written}");
+        }
+    }
 
     #[test]
     fn secrets_are_masked_in_every_form_and_words_are_left() {

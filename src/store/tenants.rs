@@ -52,6 +52,10 @@ impl Store {
         Ok(id)
     }
 
+    pub async fn organization_exists(&self, id: &OrgId) -> Result<bool, StoreError> {
+        Ok(organization::Entity::find_by_id(id.as_str()).one(&self.read).await?.is_some())
+    }
+
     pub async fn organization_list(&self) -> Result<Vec<(String, String)>, StoreError> {
         let rows =
             organization::Entity::find().order_by_asc(organization::Column::Name).all(&self.read).await?;
@@ -137,15 +141,16 @@ impl Store {
             .collect())
     }
 
-    /// Whether a token of this name is neither revoked nor expired.
-    pub async fn token_named_is_valid(&self, name: &str) -> Result<bool, StoreError> {
+    /// Tokens of this name that are neither revoked nor expired.
+    pub async fn token_valid_named(&self, name: &str) -> Result<Vec<TokenId>, StoreError> {
         let now = self.now().await?;
         let rows = api_token::Entity::find()
             .filter(api_token::Column::Name.eq(name))
             .filter(api_token::Column::RevokedAt.is_null())
             .all(&self.read)
             .await?;
-        Ok(rows.iter().any(|t| t.expires_at.is_none_or(|at| at > now)))
+        let valid = rows.into_iter().filter(|t| t.expires_at.is_none_or(|at| at > now));
+        valid.map(|t| TokenId::parse(&t.id).map_err(|_| StoreError::Corrupt { what: "token" })).collect()
     }
 
     /// Ends a token at once. Answers whether there was one that was still valid.

@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that can't go on says why and ends")]
 
+mod answers;
 mod app;
+mod blocked;
+mod tenants;
+mod wire;
 
 mod host;
 
@@ -10,17 +14,29 @@ mod browser;
 mod build_env;
 mod builds;
 mod doctor;
-mod spine;
 
 mod failing;
 
 mod actors;
+mod api_deploy;
+mod api_errors;
+mod api_projects;
 mod broker;
+mod cancel;
+mod cli;
 mod database;
 mod dead_letters;
 mod disk;
+mod front_door;
+mod idempotency;
 mod kills;
+mod openapi;
+mod secrets;
+mod serving;
 mod serving_alone;
+mod spine;
 mod stopping;
+mod streams;
 mod switching;
+mod tenancy;
 mod two_servers;
