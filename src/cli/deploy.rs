@@ -84,7 +84,8 @@ pub async fn run(args: &DeployArgs, session: &Session) -> Result<Outcome, CliErr
     }
     let format = Format::of(args.json);
     if format == Format::Text {
-        render::note(&format!("deployment {id}: {count} files sent"));
+        let files = if count == 1 { "file" } else { "files" };
+        render::note(&format!("deployment {id}: {count} {files} sent"));
     }
     follow::follow(session, &id, Duration::from_secs(args.wait_seconds), format).await
 }
