@@ -42,3 +42,21 @@ def map_body(context, body):
             if isinstance(body.get(name), str) and len(body[name]) == 32:
                 body[name] = value
     return body
+
+
+def collide(paths):
+    """Whether two paths are the same where case does not count, or one is a folder of another."""
+    folded = [path.casefold() for path in paths]
+    return len(set(folded)) < len(folded) or any(b.startswith(a + "/") for a in folded for b in folded)
+
+
+@schemathesis.hook
+def filter_body(context, body):
+    """Without lists whose paths collide: the one rule of a request that no schema can say."""
+    for field in ("files", "initFiles"):
+        files = body.get(field) if isinstance(body, dict) else None
+        if isinstance(files, list):
+            paths = [file.get("path") for file in files if isinstance(file, dict)]
+            if collide([path for path in paths if isinstance(path, str)]):
+                return False
+    return True
