@@ -6,13 +6,11 @@ use actix::prelude::*;
 use futures_util::future::BoxFuture;
 
 use super::{ActorParts, Child, ChildStopped, child_actor};
-use crate::domain::time::now_ms;
-use crate::domain::{Cause, Fault};
+use crate::domain::Cause;
 use crate::pipeline::{Ended, Stop};
-use crate::queue::{DeadLetter, DeadLetterClass, Delivery, JobSource, QueueError};
+use crate::queue::{DeadLetterClass, Delivery, JobSource, QueueError};
 use crate::store::StoreError;
 use crate::store::deployments::{Claim, DeploymentRow};
-use crate::store::journal::Hold;
 
 /// Between two tries while the database or the broker is away.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -137,35 +135,31 @@ async fn walk(parts: &ActorParts, row: &DeploymentRow, delivery: Delivery) {
             }
         })
     };
-    let ended = Box::pin(crate::pipeline::run(&parts.pipeline, row, &stop, &progress)).await;
+    let bury = move |cause: Cause| -> BoxFuture<'_, bool> {
+        Box::pin(async move { bury(parts, row, &cause, held).await })
+    };
+    let ended = Box::pin(crate::pipeline::run(&parts.pipeline, row, &stop, &progress, &bury)).await;
     match ended {
         Ended::Settled | Ended::LeaseLost => settle(&row.id, delivery.ack().await),
         Ended::Unwritten(e) => {
             tracing::error!(deployment.id = %row.id, error = %e, "the outcome could not be written");
             settle(&row.id, delivery.nak(GIVE_BACK).await);
         }
-        Ended::DeadLetter(cause) => bury(parts, row, *cause, delivery).await,
     }
-    parts.pipeline.control.doorbell.notify_one();
 }
 
-/// The third platform failure: the copy is confirmed, then the row fails, then the message is done
-/// with. Whatever fails on the way leaves the lease to run out, and the sweep does it again.
-async fn bury(parts: &ActorParts, row: &DeploymentRow, cause: Cause, delivery: Delivery) {
-    let letter = super::sweep::letter(row, &cause, DeadLetterClass::Exhausted, delivery.payload.clone());
-    let buried = match letter {
-        Some(letter) => parts.queue.dead_letter(letter).await.map(|_| ()),
-        None => Ok(()),
+/// The dead letter of a third platform failure; answers whether the broker has it.
+async fn bury(parts: &ActorParts, row: &DeploymentRow, cause: &Cause, delivery: &Delivery) -> bool {
+    let letter = super::letter::letter(row, cause, DeadLetterClass::Exhausted, delivery.payload.clone());
+    let Some(letter) = letter else {
+        tracing::error!(deployment.id = %row.id, "a row can't be written as a dead letter");
+        return true;
     };
-    if let Err(e) = buried {
-        tracing::error!(deployment.id = %row.id, error = %e, "the dead letter was not confirmed");
-        return settle(&row.id, delivery.nak(GIVE_BACK).await);
-    }
-    match parts.pipeline.control.store.deployment_fail(&Hold::of(row), &cause).await {
-        Ok(()) | Err(StoreError::FenceLost) => settle(&row.id, delivery.ack().await),
+    match parts.queue.dead_letter(letter).await {
+        Ok(_) => true,
         Err(e) => {
-            tracing::error!(deployment.id = %row.id, error = %e, "the failure could not be written");
-            settle(&row.id, delivery.nak(GIVE_BACK).await);
+            tracing::error!(deployment.id = %row.id, error = %e, "the dead letter was not confirmed; trying again");
+            false
         }
     }
 }
@@ -173,25 +167,12 @@ async fn bury(parts: &ActorParts, row: &DeploymentRow, cause: Cause, delivery: D
 /// A message that stands for no deployment: to the dead letters, then gone.
 async fn refuse(parts: &ActorParts, delivery: Delivery, why: &str) {
     tracing::warn!(queue.sequence = delivery.stream_sequence, reason = %why, "a message was refused");
-    let cause = Cause::new(
-        Fault::User,
-        None,
-        "The message was refused.",
-        "See docs of the queue's message format; deployments are made by POST /deploy.",
+    let letter = super::letter::invalid(
+        delivery.stream_sequence,
+        &delivery.subject_org,
+        delivery.payload.clone(),
+        why,
     );
-    let at = time::OffsetDateTime::from_unix_timestamp(now_ms() / 1_000)
-        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    let letter = DeadLetter {
-        id: format!("invalid-{}", delivery.stream_sequence),
-        class: DeadLetterClass::Invalid,
-        org_id: delivery.subject_org.parse().ok(),
-        original: delivery.payload.clone(),
-        cause: serde_json::to_value(cause.with_evidence(why)).unwrap_or_default(),
-        attempts: 0,
-        failed_step: None,
-        first_failed_at: at,
-        last_failed_at: at,
-    };
     match parts.queue.dead_letter(letter).await {
         Ok(_) => settle("none", delivery.terminate("refused").await),
         Err(e) => {

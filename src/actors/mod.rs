@@ -7,6 +7,8 @@
 mod book;
 mod deployment;
 mod domain_resolver;
+mod leases;
+mod letter;
 mod supervisor;
 mod sweep;
 mod worker_registry;

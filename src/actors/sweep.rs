@@ -4,20 +4,16 @@
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use bytes::Bytes;
 
+use super::leases::end_leases;
+use super::letter::{invalid, job_of};
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::time::now_ms;
-use crate::domain::{Cause, Fault, Step};
-use crate::pipeline::{delay_ms, sweep_scratch};
-use crate::queue::{
-    DeadLetter, DeadLetterClass, DeployJob, JobMetadata, JobParams, JobTarget, MAX_DELIVERIES, Ring, VERSION,
-};
-use crate::store::deployments::{DeploymentRow, MAX_ATTEMPTS};
-use crate::store::journal::Hold;
+use crate::pipeline::sweep_scratch;
+use crate::queue::{DeployJob, MAX_DELIVERIES, Ring, StoredMessage};
+use crate::store::StoreError;
+use crate::store::deployments::DeploymentRow;
 
-/// A step that killed its process this often is called poison.
-const POISON_CRASHES: i32 = 2;
 /// Messages looked at for leftovers in one thorough sweep.
 const LEFTOVERS: u64 = 100;
 
@@ -95,47 +91,6 @@ async fn ring_due(parts: &ActorParts, batch: u64) {
     }
 }
 
-/// Ends leases that ran out. A third attempt's end is a dead letter first.
-async fn end_leases(parts: &ActorParts, batch: u64) {
-    let control = &parts.pipeline.control;
-    let expired = match control.store.lease_expired_list(batch).await {
-        Ok(expired) => expired,
-        Err(e) => return tracing::warn!(error = %e, "expired leases could not be read"),
-    };
-    for row in expired {
-        let step = row.current_step.as_deref().and_then(Step::parse);
-        let cause = Cause::new(
-            Fault::Platform,
-            step,
-            "The server that ran this attempt went away.",
-            "Nothing is wrong with the project. The platform tries again by itself.",
-        );
-        let cancelled = row.cancel_requested_at.is_some() && row.switched_at.is_none();
-        if row.attempt >= MAX_ATTEMPTS && !cancelled {
-            let again = row.crashed_step.is_some() && row.crashed_step == row.current_step;
-            let poison = again && row.crashes_in_step + 1 >= POISON_CRASHES;
-            let class = if poison { DeadLetterClass::Poison } else { DeadLetterClass::Crashed };
-            let original = job_of(&row).and_then(|j| serde_json::to_vec(&j).ok()).unwrap_or_default();
-            if let Some(letter) = letter(&row, &cause, class, original.into())
-                && let Err(e) = parts.queue.dead_letter(letter).await
-            {
-                tracing::warn!(deployment.id = %row.id, error = %e, "the dead letter was not confirmed; trying again");
-                continue;
-            }
-        }
-        let delay = delay_ms(&control.settings.pipeline, row.attempt);
-        match control.store.lease_expire(&Hold::of(&row), &cause, delay).await {
-            Ok(true) => {
-                tracing::warn!(deployment.id = %row.id, attempt = row.attempt, "an expired lease was ended")
-            }
-            Ok(false) => {}
-            Err(e) => {
-                tracing::warn!(deployment.id = %row.id, error = %e, "an expired lease could not be ended")
-            }
-        }
-    }
-}
-
 async fn sweep_thoroughly(parts: &ActorParts) {
     let settings = &parts.pipeline.control.settings.sweep;
     let mut tick = tokio::time::interval(Duration::from_secs(settings.thorough_seconds));
@@ -175,11 +130,16 @@ async fn queue(parts: &ActorParts, batch: u64) {
     };
     for row in unanswered {
         let Some(sequence) = row.ring_sequence.and_then(|s| u64::try_from(s).ok()) else { continue };
-        if sequence > stats.delivered_seq && parts.queue.message_exists(sequence).await.unwrap_or(true) {
+        let Ok(message) = parts.queue.read_message(sequence).await else { continue };
+        // In a stream made anew the number may be another deployment's.
+        let found = message.is_some_and(|m| m.message_id.as_deref() == Some(&ring_id(&row)));
+        if found && sequence > stats.delivered_seq {
             continue; // It waits in line behind others.
         }
         // It was delivered to somebody who died, used up its deliveries, or is lost.
-        drop(parts.queue.delete_message(sequence).await);
+        if found {
+            drop(parts.queue.delete_message(sequence).await);
+        }
         if let Err(e) = store.ring_again(&row.id, row.ring).await {
             tracing::warn!(deployment.id = %row.id, error = %e, "an unanswered ring could not be taken back");
         }
@@ -187,7 +147,13 @@ async fn queue(parts: &ActorParts, batch: u64) {
     used_up(parts, stats.first_seq, stats.delivered_seq).await;
 }
 
-/// Messages that were delivered for the last time and never settled: their rows go on without them.
+/// The id under which the row's current ring was published.
+fn ring_id(row: &DeploymentRow) -> String {
+    format!("{}.{}", row.id, row.ring)
+}
+
+/// Messages that were delivered and never settled: those whose row goes on without them are removed,
+/// those without a row are buried. What somebody still holds is settled the same way by both.
 async fn used_up(parts: &ActorParts, first: u64, delivered: u64) {
     let mut sequence = first;
     for _ in 0..LEFTOVERS {
@@ -196,12 +162,35 @@ async fn used_up(parts: &ActorParts, first: u64, delivered: u64) {
             return;
         }
         sequence = message.sequence + 1;
-        let Ok(job) = DeployJob::read(&message.payload) else { continue };
-        let row = parts.pipeline.control.store.deployment_by_id(job.deployment_id.as_str()).await;
-        if let Ok(Some(row)) = row
-            && (row.finished_at.is_some() || u64::try_from(row.ring).is_ok_and(|ring| ring > job.params.ring))
-        {
-            drop(parts.queue.delete_message(message.sequence).await);
+        match superfluous(parts, &message).await {
+            Ok(true) => drop(parts.queue.delete_message(message.sequence).await),
+            Ok(false) => {}
+            Err(e) => return tracing::warn!(error = %e, "delivered messages could not be looked after"),
+        }
+    }
+}
+
+/// Whether a delivered message has nothing more to say; one without a row is buried first.
+async fn superfluous(parts: &ActorParts, message: &StoredMessage) -> Result<bool, StoreError> {
+    let why = match DeployJob::read(&message.payload) {
+        Err(e) => e.to_string(),
+        Ok(job) => {
+            let row = parts.pipeline.control.store.deployment_by_id(job.deployment_id.as_str()).await?;
+            match row {
+                Some(row) if row.org_id == message.subject_org => {
+                    let older = u64::try_from(row.ring).is_ok_and(|ring| ring > job.params.ring);
+                    return Ok(row.finished_at.is_some() || older);
+                }
+                _ => "no such deployment of this organization".to_owned(),
+            }
+        }
+    };
+    let letter = invalid(message.sequence, &message.subject_org, message.payload.clone(), &why);
+    match parts.queue.dead_letter(letter).await {
+        Ok(_) => Ok(true),
+        Err(e) => {
+            tracing::warn!(error = %e, "a refused message could not be kept; the next sweep tries again");
+            Ok(false)
         }
     }
 }
@@ -216,7 +205,9 @@ async fn leftovers(parts: &ActorParts) {
         Ok(report) => tracing::debug!(?report, "sandboxes swept"),
         Err(e) => tracing::warn!(error = %e, "sandboxes could not be swept"),
     }
-    sweep_scratch(pipeline).await;
+    if let Err(e) = sweep_scratch(pipeline).await {
+        tracing::warn!(error = %e, "scratch folders could not be swept");
+    }
     if let Err(e) = store.idempotency_forget(now_ms()).await {
         tracing::warn!(error = %e, "old idempotency keys could not be forgotten");
     }
@@ -242,46 +233,4 @@ async fn remove_retired(parts: &ActorParts) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// The message that rings a row: ids only.
-fn job_of(row: &DeploymentRow) -> Option<DeployJob> {
-    Some(DeployJob {
-        version: VERSION,
-        deployment_id: row.id.parse().ok()?,
-        params: JobParams {
-            project_id: row.project_id.parse().ok()?,
-            org_id: row.org_id.parse().ok()?,
-            user_id: row.user_id.parse().ok()?,
-            target: if row.target == "preview" { JobTarget::Preview } else { JobTarget::Production },
-            ring: u64::try_from(row.ring).ok()?,
-        },
-        metadata: JobMetadata {
-            timestamp: crate::domain::time::rfc3339(row.created_at),
-            retry_count: u32::try_from(row.attempt).ok()?,
-            priority: 1,
-        },
-    })
-}
-
-/// The dead letter of a deployment; one per deployment and attempt, however often it is written.
-pub(super) fn letter(
-    row: &DeploymentRow,
-    cause: &Cause,
-    class: DeadLetterClass,
-    original: Bytes,
-) -> Option<DeadLetter> {
-    let at = |ms: i64| time::OffsetDateTime::from_unix_timestamp(ms / 1_000).ok();
-    let now = now_ms();
-    Some(DeadLetter {
-        id: format!("{}.{}", row.id, row.attempt),
-        class,
-        org_id: row.org_id.parse().ok(),
-        original,
-        cause: serde_json::to_value(cause).ok()?,
-        attempts: u32::try_from(row.attempt).ok()?,
-        failed_step: cause.step.map(|s| s.as_str().to_owned()),
-        first_failed_at: at(row.first_failed_at.unwrap_or(now))?,
-        last_failed_at: at(now)?,
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
@@ -10,28 +10,46 @@ use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::Digest;
 use crate::routing::{WorkerRoute, WorkerTable};
 use crate::runtime::{PackSource, SiteVersion, VersionId};
-use crate::store::routes::{RouteChanges, VersionRow};
+use crate::store::routes::{LiveRow, RouteChanges, VersionRow};
 
 /// A dead broker only delays a change by this.
 const POLL: Duration = Duration::from_secs(1);
+
+/// This edge reports itself at least this often, and whenever it serves a new table.
+const REPORT: Duration = Duration::from_secs(3);
 
 pub struct WorkerRegistry {
     parts: ActorParts,
     owner: Recipient<ChildStopped>,
     book: Book,
+    reported: Option<Instant>,
 }
 
-/// What is known of the routes: the table, and which Worker each version belongs to.
+/// What is known of the routes beside the table itself, whose only writer this actor is.
 #[derive(Default, Clone)]
 struct Book {
+    /// The epoch up to which changes were read; a fresh registry has read none.
     epoch: i64,
-    live: HashMap<Box<str>, Arc<WorkerRoute>>,
-    previews: HashMap<Box<str>, Arc<SiteVersion>>,
+    /// What could not be installed yet: tried again at every look. One broken version must not hold
+    /// up the table for everybody else; who waits for it asks the front door itself.
+    missing_versions: HashMap<String, VersionRow>,
+    missing_live: HashMap<String, LiveRow>,
+}
+
+impl Book {
+    fn is_missing_any(&self) -> bool {
+        !self.missing_versions.is_empty() || !self.missing_live.is_empty()
+    }
+
+    /// The epoch of which every live version is served here: laggards show in health.
+    fn confirmed(&self) -> i64 {
+        self.missing_live.values().map(|row| row.route_epoch - 1).min().unwrap_or(self.epoch)
+    }
 }
 
 impl WorkerRegistry {
     pub(super) fn new(parts: ActorParts, owner: Recipient<ChildStopped>) -> Self {
-        Self { parts, owner, book: Book::default() }
+        Self { parts, owner, book: Book::default(), reported: None }
     }
 }
 
@@ -62,125 +80,153 @@ impl Handler<Refresh> for WorkerRegistry {
     type Result = AtomicResponse<Self, Result<i64, String>>;
 
     fn handle(&mut self, order: Refresh, _: &mut Self::Context) -> Self::Result {
-        if order.at_least > 0 && self.book.epoch >= order.at_least {
+        if order.at_least > 0 && self.book.epoch >= order.at_least && !self.book.is_missing_any() {
             return AtomicResponse::new(Box::pin(actix::fut::ready(Ok(self.book.epoch))));
         }
         let parts = self.parts.clone();
         let book = self.book.clone();
-        let work = async move { refresh(&parts, book).await };
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |refreshed, this, _| {
-            let (book, whole) = refreshed?;
+        let known = book.epoch;
+        let report_due = self.reported.is_none_or(|at| at.elapsed() >= REPORT);
+        let work = async move {
+            let book = refresh(&parts, book).await?;
+            let reported = (report_due || book.epoch != known) && report(&parts, book.confirmed()).await;
+            Ok((book, reported))
+        };
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |done: Result<_, String>, this, _| {
+            let (book, reported) = done?;
+            if reported {
+                this.reported = Some(Instant::now());
+            }
             this.book = book;
             let epoch = this.book.epoch;
-            match whole {
-                Ok(()) if epoch >= order.at_least => Ok(epoch),
-                Ok(()) => Err(format!("the routes are at epoch {epoch}, not yet at {}", order.at_least)),
-                Err(e) => Err(e),
+            if epoch >= order.at_least {
+                Ok(epoch)
+            } else {
+                Err(format!("the routes are at epoch {epoch}, not yet at {}", order.at_least))
             }
         })))
     }
 }
 
-/// One reading of what changed. The second answer tells of a version that could not be installed:
-/// the rest is served meanwhile, under the old epoch, so that the next reading tries again.
-async fn refresh(parts: &ActorParts, mut book: Book) -> Result<(Book, Result<(), String>), String> {
+async fn report(parts: &ActorParts, epoch: i64) -> bool {
     let store = &parts.pipeline.control.store;
-    let first = parts.tables.workers().is_none() || book.epoch == 0;
+    let reported = store.edge_report(&parts.pipeline.node, &parts.edge_address, epoch).await;
+    reported.inspect_err(|e| tracing::warn!(error = %e, "this edge could not report itself")).is_ok()
+}
+
+/// One reading of what changed, and another try at what could not be installed.
+async fn refresh(parts: &ActorParts, mut book: Book) -> Result<Book, String> {
+    let store = &parts.pipeline.control.store;
     let changes = store.route_changes(book.epoch).await.map_err(|e| {
         tracing::warn!(error = %e, "routes could not be read; the last table serves");
         e.to_string()
     })?;
-    let changed = first || changes.epoch != book.epoch;
-    let whole = if changed { apply(parts, &mut book, changes).await } else { Ok(()) };
-    if changed {
-        parts.tables.publish_workers(WorkerTable {
-            epoch: u64::try_from(book.epoch).unwrap_or(0),
-            live: book.live.clone(),
-            previews: book.previews.clone(),
-        });
+    if book.epoch != 0 && changes.epoch == book.epoch && !book.is_missing_any() {
+        return Ok(book);
     }
-    let node = &parts.pipeline.node;
-    if let Err(e) = store.edge_report(node, &parts.edge_address, book.epoch).await {
-        tracing::warn!(error = %e, "this edge could not report itself");
-    }
-    Ok((book, whole))
+    let served = parts.tables.workers();
+    // Who knows nothing yet builds the table anew; otherwise what changed is changed in a copy.
+    let mut table = match (&served, book.epoch) {
+        (Some(served), 1..) => {
+            WorkerTable { epoch: served.epoch, live: served.live.clone(), previews: served.previews.clone() }
+        }
+        _ => WorkerTable::default(),
+    };
+    apply(parts, &mut book, &mut table, served.as_deref(), changes).await?;
+    table.epoch = u64::try_from(book.epoch).unwrap_or(0);
+    parts.tables.publish_workers(table);
+    Ok(book)
 }
 
-async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Result<(), String> {
-    let mut whole = Ok(());
-    let mut workers: HashMap<&str, &str> =
-        changes.live.iter().map(|l| (l.project_id.as_str(), l.worker_name.as_str())).collect();
-    let known: Vec<(Box<str>, Arc<str>)> =
-        book.live.values().map(|r| (r.project_id.clone(), Arc::clone(&r.worker))).collect();
-    for (project, worker) in &known {
-        workers.entry(project).or_insert(worker);
-    }
-    for version in &changes.versions {
+async fn apply(
+    parts: &ActorParts,
+    book: &mut Book,
+    table: &mut WorkerTable,
+    served: Option<&WorkerTable>,
+    changes: RouteChanges,
+) -> Result<(), String> {
+    let (missed_versions, missed_live) =
+        (std::mem::take(&mut book.missing_versions), std::mem::take(&mut book.missing_live));
+    let mut versions = missed_versions.clone();
+    let mut live = missed_live;
+    versions.extend(changes.versions.into_iter().map(|v| (v.id.clone(), v)));
+    live.extend(changes.live.into_iter().map(|l| (l.worker_name.clone(), l)));
+    let workers: HashMap<&str, &str> =
+        live.values().map(|l| (l.project_id.as_str(), l.worker_name.as_str())).collect();
+    for (id, version) in &versions {
         if version.retired_at.is_some() {
-            book.previews.remove(version.preview_label.as_str());
+            table.previews.remove(version.preview_label.as_str());
             continue;
         }
         let owner = match workers.get(version.project_id.as_str()) {
             Some(worker) => (*worker).to_owned(),
-            // Nothing of this project is live yet: its project row names the Worker.
-            None => match worker_of(parts, version).await {
+            None => match worker_of(parts, version).await? {
                 Some(worker) => worker,
                 None => continue,
             },
         };
         match load(parts, version, &owner).await {
             Ok(site) => {
-                book.previews.insert(version.preview_label.as_str().into(), site);
+                table.previews.insert(version.preview_label.as_str().into(), site);
             }
-            Err(e) => whole = Err(e),
+            Err(e) => {
+                // Said once, not at every look.
+                if !missed_versions.contains_key(id) {
+                    tracing::warn!(version.id = %id, error = %e, "a version could not be installed; trying on");
+                }
+                book.missing_versions.insert(id.clone(), version.clone());
+            }
         }
     }
-    for row in &changes.live {
-        let site = match &row.version_id {
-            None => None,
-            Some(id) => match live_site(parts, id, &row.worker_name).await {
-                Ok(site) => Some(site),
-                Err(e) => {
-                    // What was live stays live until its successor can be served.
-                    whole = Err(e);
-                    continue;
+    for (worker, row) in &live {
+        let site = match live_site(parts, &versions, row).await {
+            Ok(site) => site,
+            Err(_) => {
+                book.missing_live.insert(worker.clone(), row.clone());
+                // What was live stays live until its successor can be served.
+                if let Some(route) = served.and_then(|t| t.live.get(worker.as_str())) {
+                    table.live.entry(worker.as_str().into()).or_insert_with(|| Arc::clone(route));
                 }
-            },
+                continue;
+            }
         };
         let route = WorkerRoute {
-            worker: row.worker_name.as_str().into(),
+            worker: worker.as_str().into(),
             org_id: row.org_id.as_str().into(),
             project_id: row.project_id.as_str().into(),
             live: site,
         };
-        book.live.insert(row.worker_name.as_str().into(), Arc::new(route));
+        table.live.insert(worker.as_str().into(), Arc::new(route));
     }
-    if whole.is_ok() {
-        book.epoch = changes.epoch;
-    }
-    whole
+    book.epoch = changes.epoch;
+    Ok(())
 }
 
-async fn live_site(parts: &ActorParts, id: &str, owner: &str) -> Result<Arc<SiteVersion>, String> {
-    let row = parts.pipeline.control.store.version_get(id).await.map_err(|e| e.to_string())?;
-    let row = row.ok_or_else(|| format!("version {id} has no row"))?;
-    load(parts, &row, owner).await
+async fn live_site(
+    parts: &ActorParts,
+    known: &HashMap<String, VersionRow>,
+    row: &LiveRow,
+) -> Result<Option<Arc<SiteVersion>>, String> {
+    let Some(id) = &row.version_id else { return Ok(None) };
+    let site = match known.get(id) {
+        Some(version) => load(parts, version, &row.worker_name).await?,
+        None => {
+            let version = parts.pipeline.control.store.version_get(id).await.map_err(|e| e.to_string())?;
+            let version = version.ok_or_else(|| format!("version {id} has no row"))?;
+            load(parts, &version, &row.worker_name).await?
+        }
+    };
+    Ok(Some(site))
 }
 
-async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Option<String> {
+async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Result<Option<String>, String> {
     let store = &parts.pipeline.control.store;
     let project = store.project_of_deployment(&version.org_id, &version.project_id).await;
-    project.ok().flatten().map(|p| p.worker_name)
+    Ok(project.map_err(|e| e.to_string())?.map(|p| p.worker_name))
 }
 
 /// Opens a version from this edge's disk, fetching it from the blob store if it is not there.
 async fn load(parts: &ActorParts, row: &VersionRow, owner: &str) -> Result<Arc<SiteVersion>, String> {
-    let loaded = try_load(parts, row, owner).await;
-    loaded
-        .inspect_err(|e| tracing::warn!(version.id = %row.id, error = %e, "a version could not be installed"))
-}
-
-async fn try_load(parts: &ActorParts, row: &VersionRow, owner: &str) -> Result<Arc<SiteVersion>, String> {
     let versions = Arc::clone(&parts.pipeline.versions);
     let id = VersionId::parse(&row.id).map_err(|e| e.to_string())?;
     if !versions.contains(&id) {

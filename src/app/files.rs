@@ -64,42 +64,53 @@ impl Files {
 
 /// `<data_dir>/server.json`, there while this server runs.
 #[derive(Debug)]
-pub struct ServerFile(PathBuf);
+pub struct ServerFile {
+    path: PathBuf,
+    text: String,
+}
 
 impl ServerFile {
     /// # Errors
     /// If the file can't be written.
     pub fn write(data_dir: &Path, listen: &[String], operator: &str, url: &str) -> Result<Self, AppError> {
-        let path = data_dir.join("server.json");
-        let text = json!({
+        let document = json!({
             "pid": std::process::id(),
             "listen": listen,
             "operator_listen": operator,
             "public_url": url,
         });
-        let temporary = data_dir.join(format!("server.json.tmp-{}", std::process::id()));
-        let written = std::fs::OpenOptions::new()
+        let file = Self { path: data_dir.join("server.json"), text: document.to_string() };
+        file.put().map_err(|source| AppError::Folder { path: file.path.clone(), source })?;
+        Ok(file)
+    }
+
+    /// Writes the file again if it is gone: another server on this folder took its place and stopped.
+    pub fn keep(&self) {
+        if !self.path.exists()
+            && let Err(e) = self.put()
+        {
+            tracing::warn!(error = %e, "server.json could not be written");
+        }
+    }
+
+    fn put(&self) -> std::io::Result<()> {
+        let temporary = self.path.with_extension(format!("json.tmp-{}", std::process::id()));
+        let mut file = std::fs::OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(true)
             .mode(0o600)
-            .open(&temporary)
-            .and_then(|mut file| file.write_all(text.to_string().as_bytes()))
-            .and_then(|()| std::fs::rename(&temporary, &path));
-        written.map_err(|source| AppError::Folder { path: path.clone(), source })?;
-        Ok(Self(path))
+            .open(&temporary)?;
+        file.write_all(self.text.as_bytes())?;
+        std::fs::rename(&temporary, &self.path)
     }
 }
 
 impl Drop for ServerFile {
     fn drop(&mut self) {
         // Another server on this folder may have written its own meanwhile.
-        let ours = std::fs::read_to_string(&self.0).is_ok_and(|text| {
-            text.contains(&format!("\"pid\":{},", std::process::id()))
-                || text.contains(&format!("\"pid\":{}}}", std::process::id()))
-        });
-        if ours {
-            drop(std::fs::remove_file(&self.0));
+        if std::fs::read_to_string(&self.path).is_ok_and(|text| text == self.text) {
+            drop(std::fs::remove_file(&self.path));
         }
     }
 }

@@ -45,6 +45,8 @@ pub enum AppError {
     Settings(String),
     #[error("the server failed")]
     Run(#[source] std::io::Error),
+    #[error("the supervisor failed; start the server again")]
+    SupervisorLost,
     #[error("{what} can't be made")]
     Make {
         what: &'static str,
@@ -64,6 +66,7 @@ impl AppError {
             | Self::Bootstrap(_)
             | Self::Versions(_)
             | Self::Run(_)
+            | Self::SupervisorLost
             | Self::Make { .. } => 70,
         }
     }
@@ -76,14 +79,4 @@ impl AppError {
 pub async fn open_store_of(settings: &crate::config::Settings) -> Result<crate::store::Store, AppError> {
     let files = files::Files::prepare(settings)?;
     open_store(settings, &files).await
-}
-
-/// Where sandboxes lie under these settings.
-///
-/// # Errors
-/// If the folder can't be made.
-pub fn sandbox_paths_of(
-    settings: &crate::config::Settings,
-) -> Result<crate::sandbox::SandboxPaths, AppError> {
-    Ok(parts::sandbox_paths(&files::Files::prepare(settings)?))
 }

@@ -1,5 +1,6 @@
 //! Makes the parts from the settings; starts nothing that serves.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +118,7 @@ pub fn sandbox_paths(files: &Files) -> SandboxPaths {
 fn start_lock(files: &Files) -> Result<nix::fcntl::Flock<std::fs::File>, AppError> {
     let path = files.data_dir.join("start.lock");
     let failed = |source| AppError::Folder { path: path.clone(), source };
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+    let file =
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| failed(e.into()))
 }

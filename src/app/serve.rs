@@ -10,7 +10,6 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::files::{Files, ServerFile};
@@ -23,8 +22,9 @@ use crate::http::client_limit::ClientLimit;
 use crate::http::edge::{EdgeState, Limits, TrustedProxies, is_worker_host};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
+use crate::http::stream_places::StreamPlaces;
 use crate::http::{FrontDoor, api, edge, health, openapi, problem, surface};
-use crate::pipeline::{Pipeline, RefreshRoutes};
+use crate::pipeline::{Faults, Pipeline, RefreshRoutes};
 use crate::queue::{Queue, ROUTES_CHANGED};
 use crate::routing::{HostRules, Tables};
 use crate::runtime::BodyCache;
@@ -33,6 +33,8 @@ use crate::runtime::BodyCache;
 const LOAD_NOTICE: Duration = Duration::from_secs(10);
 /// Between two looks at whether the table is loaded.
 const LOAD_LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at whether the supervisor lives.
+const SUPERVISOR_LOOK: Duration = Duration::from_secs(1);
 /// One refresh of the routes, installing a version included.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -47,12 +49,15 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let queue_stop = CancellationToken::new();
     let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
     check_isolation(&settings, &parts).await?;
+    warn_of_shared_domain(&settings);
 
     let draining = CancellationToken::new();
     let tables = Arc::new(Tables::new());
     let book = Arc::new(AddressBook::default());
     let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
-    let pipeline = pipeline(&parts, &files, &book);
+    let faults =
+        Arc::new(Faults::holding(&settings.testing.hold).map_err(|e| AppError::Settings(e.to_string()))?);
+    let pipeline = pipeline(&parts, &files, &book, &faults);
     let actor_parts = ActorParts {
         pipeline,
         queue: parts.queue.clone(),
@@ -79,7 +84,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let edge = edge_state(&settings, &parts, &tables)?;
     let front_addresses: Vec<String> = listeners.front_addresses().iter().map(ToString::to_string).collect();
     let operator_address = listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?;
-    let operator = operator_server(&settings, listeners.operator, door.clone())?;
+    let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
     wait_for_table(&tables).await;
@@ -91,7 +96,10 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
         environment = settings.environment.as_str(), "serving");
 
-    stop_signal().await;
+    let ended = tokio::select! {
+        () = stop_signal() => Ok(()),
+        () = watch(&supervisor, &server_file) => Err(AppError::SupervisorLost),
+    };
     tracing::info!("stopping");
     let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
     drain(&supervisor, limit).await;
@@ -106,7 +114,16 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     queue_stop.cancel();
     parts.control.store.clone().close().await;
     tracing::info!("stopped");
-    Ok(())
+    ended
+}
+
+/// Returns when the supervisor is gone: nobody would rebuild its children then, so the process ends
+/// in order and is started again by whoever runs it.
+async fn watch(supervisor: &actix::Addr<Supervisor>, server_file: &ServerFile) {
+    while supervisor.connected() {
+        server_file.keep();
+        tokio::time::sleep(SUPERVISOR_LOOK).await;
+    }
 }
 
 /// Says which isolation there is, loudly where there is none; production refuses what it must.
@@ -130,7 +147,24 @@ async fn check_isolation(settings: &Settings, parts: &Parts) -> Result<(), AppEr
     Ok(())
 }
 
-fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>) -> Pipeline {
+/// A tenant's page on the platform's own registrable domain can set cookies that the platform reads.
+fn warn_of_shared_domain(settings: &Settings) {
+    if settings.environment != Environment::Production {
+        return;
+    }
+    let domains = &settings.domains;
+    let own = psl::domain_str(&domains.base);
+    let shared = domains.platform_hosts.is_empty()
+        || domains.platform_hosts.iter().any(|host| psl::domain_str(host) == own);
+    if shared {
+        tracing::warn!(
+            base = %domains.base,
+            "THE PLATFORM'S OWN HOST SHARES ITS REGISTRABLE DOMAIN WITH THE TENANTS: give domains.platform_hosts a host of another domain"
+        );
+    }
+}
+
+fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>, faults: &Arc<Faults>) -> Pipeline {
     let refresh_book = Arc::clone(book);
     let queue = parts.queue.clone();
     let refresh_routes: RefreshRoutes = Arc::new(move |at_least| {
@@ -144,6 +178,7 @@ fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>) -> Pipeline {
         versions: Arc::clone(&parts.versions),
         refresh_routes,
         prober: Arc::clone(&parts.prober),
+        faults: Arc::clone(faults),
         node: parts.node.clone(),
         scratch: files.scratch.clone(),
     }
@@ -208,7 +243,7 @@ fn front_door(
         health: Arc::clone(health),
         status_limit: ClientLimit::per_minute(per_minute),
         trusted_proxies: Arc::new(trusted_proxies(settings)?),
-        streams: Arc::new(Semaphore::new(settings.http.streams)),
+        streams: StreamPlaces::new(settings.http.streams, settings.http.streams_of_one),
         openapi: document.into(),
         draining: draining.clone(),
     }))
@@ -293,8 +328,9 @@ fn operator_server(
     settings: &Settings,
     listener: std::net::TcpListener,
     door: Data<FrontDoor>,
+    faults: Arc<Faults>,
 ) -> Result<Server, AppError> {
-    let faults = settings.testing.fault_injection;
+    let fault_injection = settings.testing.fault_injection;
     let server = HttpServer::new(move || {
         App::new()
             .app_data(door.clone())
@@ -303,8 +339,8 @@ fn operator_server(
                     .wrap(from_fn(surface::wrap))
                     .configure(health::routes)
                     .configure(|config| {
-                        if faults {
-                            testing::routes(config);
+                        if fault_injection {
+                            testing::routes(config, &faults);
                         }
                     })
                     .default_service(web::to(not_found)),

@@ -1,14 +1,15 @@
 //! `libra doctor`: what is missing or broken on this machine, and how to mend it. Everything is
-//! tried for real; nothing is left behind that was not there before.
+//! tried for real, and nothing of the server's is made or changed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use super::render;
-use crate::config::Settings;
-use crate::sandbox;
+use super::wire::ServerFile;
+use crate::config::{Environment, Settings};
+use crate::sandbox::{self, IsolationReport, SandboxPaths};
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -24,19 +25,27 @@ struct Finding {
     said: String,
 }
 
+impl Finding {
+    fn ok(what: &'static str, said: impl Into<String>) -> Self {
+        Self { what, ok: true, said: said.into() }
+    }
+
+    /// `said` ends with what to do.
+    fn broken(what: &'static str, said: impl Into<String>) -> Self {
+        Self { what, ok: false, said: said.into() }
+    }
+}
+
 /// Less free space than this is worth a word: a build may write as much.
 const FREE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
 pub async fn run(args: &DoctorArgs, settings: &Settings) -> ExitCode {
+    let node = settings.tools_dir.join("node/24");
+    let npm = node.join("lib/node_modules/npm/bin/npm-cli.js").display().to_string();
     let mut findings = vec![
-        program(
-            "nats-server",
-            &settings.tools_dir.join("nats-server/nats-server"),
-            &["--version"],
-            &settings.nats.binary,
-        ),
-        program("node for builds", &settings.tools_dir.join("node/24/bin/node"), &["--version"], ""),
-        npm(settings),
+        broker(settings),
+        program("node for builds", &node.join("bin/node"), &["--version"], INSTALL),
+        program("npm for builds", &node.join("bin/node"), &[&npm, "--version"], INSTALL),
         data_dir(settings),
         free_space(settings),
     ];
@@ -53,42 +62,52 @@ pub async fn run(args: &DoctorArgs, settings: &Settings) -> ExitCode {
             render::line(&format!("{mark}  {:<18}  {}", finding.what, finding.said));
         }
     }
-    if broken == 0 {
-        if !args.json {
-            render::line("Everything that is needed is here.");
-        }
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
+    if !args.json {
+        render::line(&match broken {
+            0 => "Everything that is needed is here.".to_owned(),
+            1 => "One thing is missing or broken: mend it as said above, then run this again.".to_owned(),
+            n => format!("{n} things are missing or broken: mend them as said above, then run this again."),
+        });
     }
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
-fn program(what: &'static str, installed: &Path, arguments: &[&str], setting: &str) -> Finding {
-    let path = if setting.is_empty() { installed.to_path_buf() } else { setting.into() };
-    let ran = std::process::Command::new(&path).args(arguments).output();
-    match ran {
+/// What to do where a tool is missing that the installer puts into `tools_dir`.
+const INSTALL: &str = "`make install` in Libra's folder puts it there, or set tools_dir to where it is";
+
+fn program(what: &'static str, path: &Path, arguments: &[&str], mend: &str) -> Finding {
+    let shown = path.display();
+    match std::process::Command::new(path).args(arguments).output() {
         Ok(output) if output.status.success() => {
-            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            Finding { what, ok: true, said: version }
+            Finding::ok(what, String::from_utf8_lossy(&output.stdout).trim())
         }
-        Ok(output) => Finding {
-            what,
-            ok: false,
-            said: format!("{} fails ({}); run scripts/install", path.display(), output.status),
-        },
-        Err(e) => Finding {
-            what,
-            ok: false,
-            said: format!("{} can't be run ({e}); run scripts/install", path.display()),
-        },
+        Ok(output) => Finding::broken(what, format!("{shown} fails ({}); {mend}", output.status)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Finding::broken(what, format!("{shown} is not there; {mend}"))
+        }
+        Err(e) => Finding::broken(what, format!("{shown} can't be run ({e}); {mend}")),
     }
 }
 
-fn npm(settings: &Settings) -> Finding {
-    let node = settings.tools_dir.join("node/24");
-    let cli = node.join("lib/node_modules/npm/bin/npm-cli.js");
-    let path = cli.to_string_lossy().into_owned();
-    program("npm for builds", &node.join("bin/node"), &[&path, "--version"], "")
+fn broker(settings: &Settings) -> Finding {
+    let what = "nats-server";
+    if !settings.nats.is_embedded() {
+        return Finding::ok(what, "not needed: nats.url names a broker that runs elsewhere");
+    }
+    match crate::queue::find_binary(&settings.nats, &settings.tools_dir) {
+        Ok(path) => program(what, &path, &["--version"], INSTALL),
+        Err(_) if !settings.nats.binary.is_empty() => {
+            let said = format!(
+                "{} is not there; set nats.binary to a nats-server, or to nothing",
+                settings.nats.binary
+            );
+            Finding::broken(what, said)
+        }
+        Err(_) => {
+            let path = settings.tools_dir.join("nats-server/nats-server");
+            Finding::broken(what, format!("{} is not there, nor in PATH; {INSTALL}", path.display()))
+        }
+    }
 }
 
 fn data_dir(settings: &Settings) -> Finding {
@@ -103,12 +122,12 @@ fn data_dir(settings: &Settings) -> Finding {
         }
     }
     match rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Finding { what, ok: true, said: dir.display().to_string() },
-        Err(e) => Finding {
-            what,
-            ok: false,
-            said: format!("{} can't be written ({e}); set data_dir", nearest.display()),
-        },
+        Ok(()) => Finding::ok(what, dir.display().to_string()),
+        Err(e) => {
+            let said =
+                format!("{} can't be written ({e}); mend its rights or set data_dir", nearest.display());
+            Finding::broken(what, said)
+        }
     }
 }
 
@@ -119,15 +138,12 @@ fn free_space(settings: &Settings) -> Finding {
         Ok(fs) => {
             let free = fs.f_bavail.saturating_mul(fs.f_frsize);
             let said = format!("{:.1} GiB", free as f64 / f64::from(1 << 30));
-            let ok = free >= FREE_BYTES;
-            let said = if ok {
-                said
-            } else {
-                format!("{said}; a build may need 4 GiB: free some, or move data_dir")
-            };
-            Finding { what, ok, said }
+            if free >= FREE_BYTES {
+                return Finding::ok(what, said);
+            }
+            Finding::broken(what, format!("{said}; a build may need 4 GiB: free some, or move data_dir"))
         }
-        Err(e) => Finding { what, ok: false, said: format!("can't be asked ({e})") },
+        Err(e) => Finding::broken(what, format!("can't be asked ({e}); set data_dir to a local disk")),
     }
 }
 
@@ -135,80 +151,80 @@ async fn database(settings: &Settings) -> Finding {
     let what = "database";
     let file = settings.data_dir.join("database/libra.db");
     if settings.database.url.is_empty() && !file.exists() {
-        return Finding { what, ok: true, said: "none yet; the first start makes it".into() };
+        return Finding::ok(what, "none yet; the first start makes it");
     }
-    match crate::app::open_store_of(settings).await {
-        Ok(store) => match store.probe().await {
-            Ok(()) => Finding { what, ok: true, said: "answers".into() },
-            Err(e) => Finding { what, ok: false, said: super::admin::chain(&e) },
-        },
-        Err(e) => Finding { what, ok: false, said: super::admin::chain(&e) },
+    match crate::store::Store::try_existing(&settings.database, &file).await {
+        Ok(()) => Finding::ok(what, "answers"),
+        Err(e) => {
+            let mend = "look at the file's owner and rights, or set database.url";
+            Finding::broken(what, format!("{}; {mend}", super::admin::chain(&e)))
+        }
     }
 }
 
+/// A sandbox is made and used, in a folder of its own: the server's folder may not exist yet, may be
+/// another user's, and a server may be at work in it.
 async fn isolation(settings: &Settings) -> Finding {
     let what = "isolation";
-    // Without a data folder the trial gets one of its own, so that none appears.
-    let mut settings = settings.clone();
-    let trial = (!settings.data_dir.exists())
-        .then(|| std::env::temp_dir().join(format!("libra-doctor-{}", crate::domain::id::random())));
-    if let Some(trial) = &trial {
-        settings.data_dir.clone_from(trial);
-    }
-    let finding = isolation_beneath(what, &settings).await;
-    if let Some(trial) = &trial {
-        drop(std::fs::remove_dir_all(trial));
-    }
-    finding
-}
-
-async fn isolation_beneath(what: &'static str, settings: &Settings) -> Finding {
-    let paths = match crate::app::sandbox_paths_of(settings) {
-        Ok(paths) => paths,
-        Err(e) => return Finding { what, ok: false, said: super::admin::chain(&e) },
-    };
-    match sandbox::provider(&settings.sandbox, paths) {
-        Ok(provider) => {
-            let report = provider.report().await;
-            let said = if report.ok {
-                format!(
-                    "{}, limits by {}, builds run as uid {}",
-                    report.provider, report.limiter, report.host_uid
-                )
-            } else {
-                report.missing.join("; ")
+    let folder = std::env::temp_dir().join(format!("libra-doctor-{}", uuid::Uuid::new_v4().simple()));
+    let found = match (std::path::absolute(&settings.tools_dir), std::env::current_exe()) {
+        (Ok(tools), Ok(exe)) => {
+            let paths = SandboxPaths {
+                root: folder.join("sandbox"),
+                tools,
+                mirror: folder.join("mirror"),
+                data_dir: folder.clone(),
+                exe,
             };
-            Finding { what, ok: report.ok, said }
+            match sandbox::provider(&settings.sandbox, paths) {
+                Ok(provider) => Ok(provider.report().await),
+                Err(e) => Err(super::admin::chain(&e)),
+            }
         }
-        Err(e) => Finding { what, ok: false, said: super::admin::chain(&e) },
+        (Err(e), _) | (_, Err(e)) => Err(format!("this program or tools_dir can't be found ({e})")),
+    };
+    // Made by the trial alone; what is left of it is in nobody's way.
+    drop(tokio::fs::remove_dir_all(&folder).await);
+    match found {
+        Ok(report) if report.ok => limits(what, settings, &report),
+        Ok(report) => Finding::broken(what, report.missing.join("; ")),
+        Err(said) => Finding::broken(what, said),
     }
 }
 
-/// Whether the server of `server.json` lives: a killed one leaves its file behind.
-fn server_runs(settings: &Settings) -> bool {
-    let name_of = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    let file = std::fs::read(settings.data_dir.join("server.json")).ok();
-    let document = file.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-    let pid = document.and_then(|d| d["pid"].as_u64());
-    pid.and_then(|pid| name_of(&pid.to_string())).is_some_and(|name| Some(name) == name_of("self"))
+fn limits(what: &'static str, settings: &Settings, report: &IsolationReport) -> Finding {
+    let said =
+        format!("{}, limits by {}, builds run as uid {}", report.provider, report.limiter, report.host_uid);
+    match sandbox::check_limiter_for_production(&settings.sandbox, report.limiter) {
+        Ok(()) => Finding::ok(what, said),
+        Err(refusal) if settings.environment == Environment::Production => Finding::broken(what, refusal),
+        Err(_) => Finding::ok(what, format!("{said} (production asks for writable cgroups)")),
+    }
 }
 
 fn listeners(settings: &Settings) -> Vec<Finding> {
-    if server_runs(settings) {
-        return vec![Finding { what: "listeners", ok: true, said: "a server runs on this data_dir".into() }];
+    if let Some(pid) = running_server(&settings.data_dir) {
+        return vec![Finding::ok("listeners", format!("a server runs on this data_dir (process {pid})"))];
     }
-    settings
-        .http
-        .listen
-        .iter()
-        .chain(std::iter::once(&settings.http.operator_listen))
-        .map(|address| match std::net::TcpListener::bind(address) {
-            Ok(_) => Finding { what: "listener", ok: true, said: format!("{address} is free") },
-            Err(e) => Finding {
-                what: "listener",
-                ok: false,
-                said: format!("{address} can't be had ({e}); stop what listens there, or set http.listen"),
-            },
+    let operator = (&settings.http.operator_listen, "http.operator_listen");
+    let front = settings.http.listen.iter().map(|address| (address, "http.listen"));
+    front
+        .chain([operator])
+        .map(|(address, key)| match std::net::TcpListener::bind(address) {
+            Ok(_) => Finding::ok("listener", format!("{address} is free")),
+            Err(e) => Finding::broken(
+                "listener",
+                format!("{address} can't be had ({e}); stop what listens there, or set {key}"),
+            ),
         })
         .collect()
+}
+
+/// The process that `server.json` names. One that was killed leaves the file, and its number may be
+/// another program's by now.
+fn running_server(data_dir: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(data_dir.join("server.json")).ok()?;
+    let pid = serde_json::from_str::<ServerFile>(&text).ok()?.pid?;
+    let name = std::fs::read_to_string(PathBuf::from("/proc").join(pid.to_string()).join("comm")).ok()?;
+    (name.trim() == "libra").then_some(pid)
 }

@@ -102,7 +102,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         }
     };
     if let Command::Serve = cli.command {
-        return serve::run(loaded.settings);
+        return serve::run(loaded);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use crate::app;
-use crate::config::Settings;
+use crate::config::Loaded;
 use crate::telemetry;
 
 /// Runs the server until it is told to stop.
-pub fn run(settings: Settings) -> ExitCode {
+pub fn run(loaded: Loaded) -> ExitCode {
+    let settings = loaded.settings;
     telemetry::start(&settings.log);
+    for name in &loaded.without_effect {
+        tracing::warn!(variable = name, "this variable is set and has no effect in this release");
+    }
     let system = actix_web::rt::System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()

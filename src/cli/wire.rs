@@ -124,6 +124,7 @@ pub struct ErrorDocument {
 /// `<data_dir>/server.json`, as much of it as a client needs.
 #[derive(Debug, Deserialize)]
 pub struct ServerFile {
+    pub pid: Option<u32>,
     pub listen: Vec<String>,
 }
 

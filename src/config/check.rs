@@ -66,6 +66,14 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     demand(s.versions.retained >= 1, "versions.retained", "must be at least 1");
     demand(s.sweep.interval_ms >= 50, "sweep.interval_ms", "must be at least 50");
     demand(s.http.status_requests_per_minute >= 1, "http.status_requests_per_minute", "must be at least 1");
+    for point in &s.testing.hold {
+        let known = point.parse::<crate::pipeline::Point>().is_ok();
+        demand(
+            known,
+            "testing.hold",
+            "must be <step>.<begin|switch|end>, with @<project> for one project only",
+        );
+    }
     for proxy in &s.http.trusted_proxies {
         let ok = proxy.parse::<ipnet::IpNet>().is_ok() || proxy.parse::<std::net::IpAddr>().is_ok();
         demand(ok, "http.trusted_proxies", "must be IP addresses or networks, such as 10.0.0.0/8");
@@ -106,6 +114,7 @@ fn production(s: &Settings, demand: &mut impl FnMut(bool, &str, &str)) {
         "none gives no isolation; production refuses it",
     );
     demand(!s.testing.fault_injection, "testing.fault_injection", "production refuses it");
+    demand(s.testing.hold.is_empty(), "testing.hold", "production refuses it");
     let bootstrap = s.data_dir.join("bootstrap.json");
     demand(
         !bootstrap.exists(),

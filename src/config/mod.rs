@@ -91,6 +91,7 @@ pub struct Http {
     pub status_requests_per_minute: u32,
     pub stream_max_seconds: u64,
     pub streams: usize,
+    pub streams_of_one: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -170,6 +171,7 @@ pub struct Sweep {
 #[serde(deny_unknown_fields)]
 pub struct Testing {
     pub fault_injection: bool,
+    pub hold: Vec<String>,
 }
 
 /// Keys whose values are never shown.

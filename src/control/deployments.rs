@@ -9,6 +9,7 @@ use super::{Control, ControlError, projects};
 use crate::domain::hostname::Hostname;
 use crate::domain::source::{BuildOverrides, HistoryEdit};
 use crate::domain::{DeploymentId, OrgId, Principal, ProjectId, Target, UserId};
+use crate::store::admission::Asked;
 use crate::store::deployments::{DeploymentRow, NewDeployment, Recorded, Supersede};
 use crate::store::idempotency::IdempotencyKey;
 use crate::store::outcome::CancelAsked;
@@ -57,6 +58,24 @@ impl Control {
             let message = "This project has no stored files yet: send initFiles, or store files first.";
             return Err(ControlError::Conflict(message));
         }
+        let idempotency = request.idempotency.map(|(key, body_digest)| IdempotencyKey {
+            credential_id: who.token_id.to_string(),
+            key,
+            // The body holds build variables: a plain digest of a weak one could be guessed from a dump.
+            body_digest: self.sealer.mark("idempotency", body_digest.as_bytes()),
+        });
+        let asked = Asked {
+            project: &request.project,
+            target: request.target,
+            supersede: request.supersede,
+            idempotency: idempotency.as_ref(),
+            quota_limit: self.settings.quota.deployments_per_month,
+            waiting_limit: self.settings.quota.waiting_deployments,
+        };
+        // A request that will be refused must not fill the disk first.
+        if let Some(foreseen) = self.store.deployment_foresee(&scope, asked).await? {
+            return recorded(foreseen);
+        }
         let id = DeploymentId::random();
         let env_sealed = self.seal_env(&id, &request.env)?;
         let source = self.sources_store(&who.org_id, request.files, request.history).await?;
@@ -73,11 +92,7 @@ impl Control {
             commit: request.commit,
             message: request.message,
             supersede: request.supersede,
-            idempotency: request.idempotency.map(|(key, body_digest)| IdempotencyKey {
-                credential_id: who.token_id.to_string(),
-                key,
-                body_digest,
-            }),
+            idempotency,
             quota_limit: self.settings.quota.deployments_per_month,
             waiting_limit: self.settings.quota.waiting_deployments,
         };

@@ -39,6 +39,20 @@ impl Sealer {
         SecretSlice::from(mac.finalize().into_bytes().to_vec())
     }
 
+    /// Marks `bytes` so that equal ones are recognised here and nobody else can guess them.
+    #[must_use]
+    pub fn mark(&self, purpose: &str, bytes: &[u8]) -> String {
+        let key = self.derive(purpose);
+        match <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.expose_secret()) {
+            Ok(mut mac) => {
+                mac.update(bytes);
+                hex::encode(mac.finalize().into_bytes())
+            }
+            // An HMAC takes a key of any length, so this can't be.
+            Err(_) => String::new(),
+        }
+    }
+
     /// Seals `plain` so that it opens only for the same `owner` (a deployment's id).
     ///
     /// # Errors

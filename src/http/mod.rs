@@ -12,12 +12,12 @@ pub mod docs;
 pub mod fields;
 pub mod health;
 pub mod openapi;
+pub mod stream_places;
 pub mod surface;
 
 use std::sync::Arc;
 
 use actix_web::web::Bytes;
-use tokio::sync::Semaphore;
 
 use crate::actors::AddressBook;
 use crate::control::Control;
@@ -33,7 +33,7 @@ pub struct FrontDoor {
     pub status_limit: client_limit::ClientLimit,
     pub trusted_proxies: Arc<edge::TrustedProxies>,
     /// Streams of logs and events that may be open at once.
-    pub streams: Arc<Semaphore>,
+    pub streams: Arc<stream_places::StreamPlaces>,
     /// The OpenAPI document, written once.
     pub openapi: Bytes,
     pub draining: tokio_util::sync::CancellationToken,

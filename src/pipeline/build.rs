@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::detect::{BuildPlan, Install};
-use super::log::{BuildLog, Masker};
+use super::log::BuildLog;
+use super::mask::Masker;
 use super::sandbox::{Held, Work};
 use super::step::{Done, StepError};
 use super::sync::Source;
@@ -20,8 +21,8 @@ use crate::sandbox::{CollectLimits, ExecEnd, ExecOrder, Sandbox, SandboxError};
 pub const STEP: Step = Step::Build;
 /// Chunks of output waiting to be written; the command is slowed down beyond that.
 const OUTPUT_CHUNKS: usize = 64;
-/// npm's own code for «the lockfile does not fit package.json».
-const NPM_LOCK_MISFIT: &str = "EUSAGE";
+/// npm's own line for «the lockfile does not fit package.json»; what does not fit is listed after it.
+const NPM_LOCK_MISFIT: &str = "npm error code EUSAGE";
 
 /// What a build leaves: two blobs of the organization.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,9 +106,10 @@ impl Bench<'_, '_, '_> {
                 self.command(plan, &words(&["npm", "install"])).await?
             }
             Install::Locked => {
+                self.log.watch_for(NPM_LOCK_MISFIT);
                 let code = self.command(plan, &words(&["npm", "ci"])).await?;
                 // Which way to install is npm's to say by its code; whether it worked is the exit code's.
-                if code != 0 && self.log.evidence().contains(NPM_LOCK_MISFIT) {
+                if code != 0 && self.log.saw() {
                     self.say("libra: the lockfile does not fit package.json; falling back to npm install")
                         .await?;
                     self.command(plan, &words(&["npm", "install"])).await?
@@ -137,7 +139,7 @@ impl Bench<'_, '_, '_> {
         let running = self.sandbox.exec(order, sender, self.walk.cancel.clone());
         let (outcome, drained) = tokio::join!(running, self.log.drain(receiver));
         drained.map_err(store)?;
-        let outcome = outcome.map_err(platform)?;
+        let outcome = outcome.map_err(|e| self.refused(e))?;
         tracing::info!(
             deployment.id = %self.walk.row.id,
             command = %argv.first().map_or("", String::as_str),
@@ -146,6 +148,11 @@ impl Bench<'_, '_, '_> {
             memory_peak_bytes = outcome.memory_peak_bytes,
             "command ended"
         );
+        if outcome.process_limit_hits > 0 {
+            // The build may live on without them, or fail in words that name anything but the reason.
+            let hits = outcome.process_limit_hits;
+            self.say(&format!("libra: the process limit refused new processes {hits} times")).await?;
+        }
         match outcome.end {
             ExecEnd::Exited(code) => Ok(code),
             ExecEnd::Cancelled => Err(super::run::CANCELLED),
@@ -164,31 +171,34 @@ impl Bench<'_, '_, '_> {
             total_bytes: settings.output_bytes,
             file_bytes: settings.output_file_bytes,
         };
+        let mut unusable = None;
         for candidate in &plan.outputs {
             let directory = match (plan.directory.as_str(), candidate.as_str()) {
                 ("", c) => c.to_owned(),
                 (d, "") => d.to_owned(),
                 (d, c) => format!("{d}/{c}"),
             };
-            if !self.sandbox.exists(&directory).await.map_err(platform)? {
-                continue;
-            }
             let folder = self.walk.scratch().join("output");
             tokio::fs::create_dir_all(self.walk.scratch()).await.map_err(output::local)?;
             let files = match self.sandbox.collect(&directory, &folder, limits).await {
                 Ok(files) => files,
-                Err(e) if e.is_user_fault() => {
-                    let hint = "Write plain files only, within the limits, into the output folder.";
-                    return Err(StepError::user(STEP, "The build's output can't be taken.", hint)
-                        .with_evidence(e.to_string()));
+                Err(SandboxError::NotFound { .. }) => continue,
+                // A guessed name may be a script or a link of the project's own; the next may be right.
+                Err(e @ SandboxError::NotAFolder { .. }) => {
+                    unusable = unusable.or(Some(e));
+                    continue;
                 }
-                Err(e) => return Err(platform(e)),
+                Err(e) => return Err(self.refused(e)),
             };
+            self.name_skipped().await?;
             if files.is_empty() {
-                break;
+                continue;
             }
             self.say(&format!("libra: output found in {candidate}/")).await?;
             return Ok(Collected { folder, files: files.into_iter().map(|f| f.path).collect() });
+        }
+        if let Some(error) = unusable {
+            return Err(self.refused(error));
         }
         let looked = plan.outputs.join(", ");
         Err(StepError::user(
@@ -197,6 +207,41 @@ impl Bench<'_, '_, '_> {
             "Set build.outputDirectory to the folder that the build writes.",
         )
         .with_evidence(format!("looked for: {looked}")))
+    }
+
+    /// A site with files missing must not be a riddle.
+    async fn name_skipped(&mut self) -> Result<(), StepError> {
+        let skipped: Vec<String> = self
+            .sandbox
+            .skipped()
+            .iter()
+            .map(|entry| {
+                format!("libra: left out, because it is no regular file: {} ({})", entry.path, entry.kind)
+            })
+            .collect();
+        for line in skipped {
+            self.say(&line).await?;
+        }
+        Ok(())
+    }
+
+    /// What the sandbox would not do: the project's fault, or the platform's.
+    fn refused(&self, error: SandboxError) -> StepError {
+        if !error.is_user_fault() {
+            return StepError::platform(STEP, "The sandbox failed.", error);
+        }
+        let evidence = self.log.mask(&super::verdict::chain(&error));
+        let (summary, hint) = match error {
+            SandboxError::DirectoryMissing { .. } => (
+                "The folder to build in does not exist.",
+                "Set build.rootDirectory to a folder of the project.",
+            ),
+            _ => (
+                "The build's output can't be taken.",
+                "Write plain files only, within the limits, into the output folder.",
+            ),
+        };
+        StepError::user(STEP, summary, hint).with_evidence(evidence)
     }
 
     fn failed(&self, summary: String, hint: &str) -> StepError {
@@ -210,8 +255,4 @@ impl Bench<'_, '_, '_> {
 
 fn store(error: crate::store::StoreError) -> StepError {
     StepError::control(STEP, ControlError::Store(error))
-}
-
-fn platform(error: SandboxError) -> StepError {
-    StepError::platform(STEP, "The sandbox failed.", error)
 }

@@ -4,6 +4,7 @@
 use super::sandbox::Held;
 use super::step::{Done, StepError};
 use super::{Project, Walk};
+use crate::domain::{Step, StepStatus};
 
 pub async fn run(walk: &Walk<'_>, project: &Project, held: &mut Held) -> Result<Done<()>, StepError> {
     release(walk, held).await;
@@ -19,12 +20,18 @@ pub async fn run(walk: &Walk<'_>, project: &Project, held: &mut Held) -> Result<
     Ok(Done::completed((), "Cleaned up"))
 }
 
-/// What every way out has in common: no sandbox, no scratch folder is left. Idempotent.
-pub async fn abandon(walk: &Walk<'_>, held: &mut Held) {
-    release(walk, held).await;
+/// Notes the cleanup of an attempt that did not finish; `progress` stays where the walk ended.
+pub async fn journal(walk: &Walk<'_>) {
+    let store = &walk.control().store;
+    let noted = store.step_end(&walk.hold, Step::Cleanup, StepStatus::Completed, None, "Cleaned up").await;
+    if let Err(e) = noted {
+        // Whoever holds the lease now cleans up after itself; the verdict says the rest.
+        tracing::debug!(deployment.id = %walk.row.id, error = %e, "the cleanup was not noted");
+    }
 }
 
-async fn release(walk: &Walk<'_>, held: &mut Held) {
+/// What every way out has in common: no sandbox, no scratch folder is left. Idempotent.
+pub async fn release(walk: &Walk<'_>, held: &mut Held) {
     if let Some(sandbox) = held.0.take()
         && let Err(e) = sandbox.destroy().await
     {

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use super::build::Built;
+use super::faults::Side;
 use super::output::manifest_beside;
 use super::probe::{Answer, ProbeError, Sample};
-use super::step::{Done, StepError};
+use super::step::{Done, StepError, persist};
 use super::{Project, Walk};
 use crate::domain::status::CancelReason;
 use crate::domain::worker_name::{WorkerName, preview_label};
@@ -36,7 +37,7 @@ pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Do
         pack_size: i64::try_from(built.pack_size).unwrap_or(i64::MAX),
         file_count: i64::try_from(built.file_count).unwrap_or(i64::MAX),
     };
-    let epoch = store.version_record(&walk.hold, &new).await.map_err(|e| StepError::store(STEP, e))?;
+    let epoch = persist(STEP, || store.version_record(&walk.hold, &new)).await?;
     refresh(walk, epoch).await?;
     let sample =
         Sample::of(&manifest).ok_or_else(|| StepError::platform(STEP, "The version is empty.", "no file"))?;
@@ -46,11 +47,11 @@ pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Do
     if walk.cancel.is_cancelled() {
         return Err(super::run::CANCELLED);
     }
-    let epoch = match store.version_switch(&walk.hold, version.as_str()).await {
-        Ok(Switched::Live { epoch }) => epoch,
-        Ok(Switched::Superseded) => return Err(StepError::Cancelled(CancelReason::Superseded)),
-        Ok(Switched::CancelRequested) => return Err(super::run::CANCELLED),
-        Err(e) => return Err(StepError::store(STEP, e)),
+    walk.pipeline.faults.reach(walk, STEP, Side::Switch).await?;
+    let epoch = match persist(STEP, || store.version_switch(&walk.hold, version.as_str())).await? {
+        Switched::Live { epoch } => epoch,
+        Switched::Superseded => return Err(StepError::Cancelled(CancelReason::Superseded)),
+        Switched::CancelRequested => return Err(super::run::CANCELLED),
     };
     refresh(walk, epoch).await?;
     if walk.row.target == Target::Production.as_str() {
@@ -82,7 +83,8 @@ async fn install(walk: &Walk<'_>, built: &Built, version: &VersionId) -> Result<
         .map_err(|e| StepError::platform(STEP, "The version's manifest can't be read.", e))?;
     let id = crate::runtime::VersionId::parse(version.as_str())
         .map_err(|e| StepError::platform(STEP, "The deployment's id can't be read.", e))?;
-    if walk.pipeline.versions.contains(&id) {
+    // By content, not by name: whatever else lies under this id must not pass for the new version.
+    if walk.pipeline.versions.is_installed(&id, &bytes, manifest.pack_size).map_err(failed)? {
         return Ok(manifest);
     }
     if !tokio::fs::try_exists(&pack).await.unwrap_or(false) {

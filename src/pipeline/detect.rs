@@ -51,6 +51,8 @@ pub enum DetectError {
     NoBuildScript,
     #[error("build.{0} is not a path within the project")]
     BadPath(&'static str),
+    #[error("no file of the project lies in build.rootDirectory `{0}`")]
+    NoRoot(String),
 }
 
 impl DetectError {
@@ -60,6 +62,7 @@ impl DetectError {
             Self::BadManifest => "package.json can't be read.",
             Self::NoBuildScript => "package.json has no build script.",
             Self::BadPath(_) => "A build setting is not a path within the project.",
+            Self::NoRoot(_) => "The root directory does not exist.",
         }
     }
 
@@ -73,6 +76,7 @@ impl DetectError {
             Self::BadPath(_) => {
                 "Give rootDirectory and outputDirectory relative to the project, without '..'."
             }
+            Self::NoRoot(_) => "Set build.rootDirectory to a folder of the project.",
         }
     }
 }
@@ -112,6 +116,11 @@ pub fn detect(
 ) -> Result<Plan, DetectError> {
     let root = root(overrides)?;
     let output = overrides.output_directory.as_deref().map(|o| relative(o, "outputDirectory")).transpose()?;
+    if !root.is_empty()
+        && !tree.files.keys().any(|p| p.strip_prefix(&*root).is_some_and(|p| p.starts_with('/')))
+    {
+        return Err(DetectError::NoRoot(root));
+    }
     let within = |name: &str| tree.files.contains_key(&join(&root, name));
     let as_files = |sign: &str| {
         let directory = join(&root, output.as_deref().unwrap_or(""));
@@ -123,10 +132,10 @@ pub fn detect(
         if let Some(command) = &overrides.command {
             return Ok(Plan::Build(Box::new(BuildPlan {
                 sign: "build.command is set".into(),
-                directory: root,
+                directory: root.clone(),
                 install: install_of(overrides, Install::Nothing),
                 build: shell_line(command),
-                outputs: output.map_or_else(|| candidates(&["dist", "build", "out", "public"]), |o| vec![o]),
+                outputs: output.map_or_else(|| guessed(tree, &root), |o| vec![o]),
             })));
         }
         return as_files("plain HTML: there is no package.json").ok_or(DetectError::Nothing);
@@ -145,7 +154,7 @@ pub fn detect(
     } else if let Some(config) = vite_config {
         (format!("Vite: {config} is there"), candidates(&["dist"]))
     } else if has_script || overrides.command.is_some() {
-        ("package.json with a build script".to_owned(), candidates(&["dist", "build", "out", "public"]))
+        ("package.json with a build script".to_owned(), guessed(tree, &root))
     } else {
         let plain = as_files("plain HTML: package.json has no build script");
         return plain.ok_or(DetectError::NoBuildScript);
@@ -190,6 +199,17 @@ fn shell_line(command: &str) -> Vec<String> {
 
 fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|w| (*w).to_owned()).collect()
+}
+
+/// Where builds usually write. A `public` that is there before the build holds sources, not output.
+fn guessed(tree: &SourceTree, root: &str) -> Vec<String> {
+    let public = format!("{}/", join(root, "public"));
+    let has_public = tree.files.keys().any(|p| p.starts_with(&public));
+    let mut outputs = words(&["dist", "build", "out"]);
+    if !has_public {
+        outputs.push("public".to_owned());
+    }
+    outputs
 }
 
 fn candidates(list: &[&str]) -> Vec<String> {
@@ -271,6 +291,22 @@ mod tests {
     }
 
     #[test]
+    fn a_public_folder_of_the_source_is_not_taken_for_output() {
+        let manifest = br#"{"scripts":{"build":"make"}}"#;
+        let overrides = BuildOverrides::default();
+        let with = tree(&["package.json", "public/robots.txt"]);
+        assert!(
+            !built(detect(&with, &overrides, Some(manifest)).unwrap()).outputs.contains(&"public".to_owned())
+        );
+        let without = tree(&["package.json"]);
+        assert!(
+            built(detect(&without, &overrides, Some(manifest)).unwrap())
+                .outputs
+                .contains(&"public".to_owned())
+        );
+    }
+
+    #[test]
     fn overrides_win_and_can_not_leave_the_project() {
         let overrides = BuildOverrides {
             command: Some("make site".into()),
@@ -286,5 +322,8 @@ mod tests {
         assert_eq!((plan.outputs, plan.install), (vec!["public".to_owned()], Install::Nothing));
         let out = BuildOverrides { output_directory: Some("../x".into()), ..BuildOverrides::default() };
         assert_eq!(detect(&tree, &out, Some(b"{}")), Err(DetectError::BadPath("outputDirectory")));
+        // `apps/we` is the beginning of a name, not a folder.
+        let out = BuildOverrides { root_directory: Some("apps/we".into()), ..BuildOverrides::default() };
+        assert_eq!(detect(&tree, &out, None), Err(DetectError::NoRoot("apps/we".into())));
     }
 }

@@ -2,110 +2,21 @@
 
 use std::time::Duration;
 
-use aho_corasick::{AhoCorasick, MatchKind};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::mpsc;
 
+use super::mask::Masker;
 use crate::config;
 use crate::domain::time::now_ms;
 use crate::store::deployments::DeploymentRow;
 use crate::store::{Store, StoreError};
 
-/// Values shorter than this are words, not secrets; masking them would garble the log.
-const MIN_SECRET_BYTES: usize = 6;
-/// Values that say nothing about anybody.
-const PLAIN_WORDS: &[&str] = &["production", "development", "preview", "staging"];
-/// What URL encoders leave as it is differs: nothing, RFC 3986, `encodeURIComponent`, HTML forms.
-const ESCAPED: [&AsciiSet; 4] = [
-    NON_ALPHANUMERIC,
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~'),
-    &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~')
-        .remove(b'!')
-        .remove(b'*')
-        .remove(b'\'')
-        .remove(b'(')
-        .remove(b')'),
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*'),
-];
-/// What stands in the log for a secret.
-const MASK: &str = "***";
 /// Newest lines kept as evidence of a failure.
 const EVIDENCE_BYTES: usize = 2_048;
+/// Between two tries while the database is away.
+const AWAY: Duration = Duration::from_millis(500);
 /// A chunk is written when it has grown to this, or when its time has come.
 const CHUNK_BYTES: usize = 16 * 1024;
-
-/// Replaces every known secret, also in base64 and percent-encoded form.
-#[derive(Debug)]
-pub struct Masker(Option<AhoCorasick>);
-
-impl Masker {
-    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut patterns = Vec::new();
-        for secret in secrets {
-            // Log lines are masked one by one, so a value of several lines is masked line by line.
-            for part in std::iter::once(secret).chain(secret.lines()) {
-                let part = part.trim();
-                if part.len() >= MIN_SECRET_BYTES && !PLAIN_WORDS.contains(&part) {
-                    patterns.push(part.to_owned());
-                    for engine in [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD] {
-                        patterns.push(engine.encode(part));
-                    }
-                    for set in ESCAPED {
-                        let escaped = utf8_percent_encode(part, set).to_string();
-                        patterns.push(escaped.replace("%20", "+"));
-                        patterns.push(in_lower_case(&escaped));
-                        patterns.push(escaped);
-                    }
-                    // As a string in JSON, without its quotes.
-                    let quoted = serde_json::Value::from(part).to_string();
-                    patterns.push(quoted.trim_matches('"').to_owned());
-                }
-            }
-        }
-        patterns.sort();
-        patterns.dedup();
-        if patterns.is_empty() {
-            return Self(None);
-        }
-        // Too many patterns to build from can't come: variables are bounded in count and size.
-        Self(AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&patterns).ok())
-    }
-
-    pub fn mask(&self, text: &str) -> String {
-        match &self.0 {
-            None => text.to_owned(),
-            Some(searcher) => {
-                let mut masked = String::with_capacity(text.len());
-                searcher.replace_all_with(text, &mut masked, |_, _, out| {
-                    out.push_str(MASK);
-                    true
-                });
-                masked
-            }
-        }
-    }
-}
-
-/// The same escapes with small hex digits; what is not escaped stays.
-fn in_lower_case(escaped: &str) -> String {
-    let mut parts = escaped.split('%');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        // A part begins with the two digits of its escape.
-        let (digits, rest) = part.split_at(part.len().min(2));
-        text.push('%');
-        text.push_str(&digits.to_ascii_lowercase());
-        text.push_str(rest);
-    }
-    text
-}
 
 /// The log of one attempt.
 pub struct BuildLog<'a> {
@@ -124,6 +35,9 @@ pub struct BuildLog<'a> {
     /// Masked lines that are not written yet.
     pending: String,
     evidence: String,
+    /// The beginning of a line that somebody waits for, and whether it came.
+    watched: Option<&'static str>,
+    saw: bool,
 }
 
 impl<'a> BuildLog<'a> {
@@ -147,7 +61,25 @@ impl<'a> BuildLog<'a> {
             partial: Vec::new(),
             pending: String::new(),
             evidence: String::new(),
+            watched: None,
+            saw: false,
         })
+    }
+
+    /// From now on, notices a line that begins with `beginning`.
+    pub fn watch_for(&mut self, beginning: &'static str) {
+        self.watched = Some(beginning);
+        self.saw = false;
+    }
+
+    /// Whether the line that is watched for came.
+    pub fn saw(&self) -> bool {
+        self.saw
+    }
+
+    /// For words about the build that are shown elsewhere than in its log.
+    pub fn mask(&self, text: &str) -> String {
+        self.masker.mask(text)
     }
 
     /// Writes a line of our own.
@@ -186,7 +118,9 @@ impl<'a> BuildLog<'a> {
 
     fn take(&mut self, chunk: &[u8]) {
         for piece in chunk.split_inclusive(|b| *b == b'\n') {
-            let room = self.line_limit.saturating_sub(self.partial.len());
+            // A secret that straddles the limit must be seen whole to be masked, so the line is cut later.
+            let held = self.line_limit.saturating_add(self.masker.longest());
+            let room = held.saturating_sub(self.partial.len());
             self.partial.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
                 self.end_partial();
@@ -202,9 +136,13 @@ impl<'a> BuildLog<'a> {
     }
 
     fn take_line(&mut self, line: &str) {
-        let mut masked = self.masker.mask(line.trim_end_matches(['\n', '\r']));
-        // What a terminal would act on has no place in a log that people read in one.
-        masked.retain(|c| c == '\t' || !c.is_control());
+        // First plain, then masked: colours within a secret must not hide it.
+        let mut masked = self.masker.mask(&plain(line));
+        if masked.len() > self.line_limit {
+            masked.truncate(masked.floor_char_boundary(self.line_limit));
+            masked.push_str(" ... the line is cut here");
+        }
+        self.saw |= self.watched.is_some_and(|beginning| masked.starts_with(beginning));
         masked.push('\n');
         self.evidence.push_str(&masked);
         if self.evidence.len() > 2 * EVIDENCE_BYTES {
@@ -232,8 +170,40 @@ impl<'a> BuildLog<'a> {
         let text = std::mem::take(&mut self.pending);
         self.written += text.len();
         self.seq += 1;
-        self.store.log_append(self.deployment, self.seq, self.attempt, now_ms(), text).await
+        let mut again = false;
+        loop {
+            match self.store.log_append(self.deployment, self.seq, self.attempt, now_ms(), text.clone()).await
+            {
+                // The build waits meanwhile; the heartbeat ends it when the lease is lost.
+                Err(e) if e.may_pass() => {
+                    tracing::warn!(deployment.id = %self.deployment, error = %e, "a piece of the build log waits");
+                    tokio::time::sleep(AWAY).await;
+                    again = true;
+                }
+                // The try before was written after all.
+                Err(StoreError::Duplicate(_)) if again => return Ok(()),
+                other => return other,
+            }
+        }
     }
+}
+
+/// What a terminal would act on has no place in a log that people read in one.
+fn plain(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            // A control sequence: `ESC [`, parameters, one final letter.
+            '\u{1b}' if chars.as_str().starts_with('[') => {
+                chars.next();
+                chars.by_ref().find(|c| ('\u{40}'..='\u{7e}').contains(c));
+            }
+            c if c == '\t' || !c.is_control() => plain.push(c),
+            _ => {}
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -241,31 +211,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_masked_in_every_form_and_words_are_left() {
-        let masker = Masker::new(["s3cr3t/key+1", "production", "1", "line-one-secret\nline-two-secret"]);
-        let shown =
-            masker.mask("a s3cr3t/key+1 b czNjcjN0L2tleSsx c s3cr3t%2Fkey%2B1 production 1 line-two-secret");
-        assert_eq!(shown, "a *** b *** c *** production 1 ***");
-    }
-
-    #[test]
-    fn a_secret_is_masked_however_urls_and_json_write_it() {
-        let masker = Masker::new(["p-a ss/w'ord\"\\~"]);
-        for written in [
-            r#"p-a%20ss%2Fw'ord%22%5C~"#,
-            "p-a%20ss%2Fw%27ord%22%5C~",
-            "p-a+ss%2Fw%27ord%22%5C%7E",
-            "p%2Da%20ss%2Fw%27ord%22%5C%7E",
-            "p-a%20ss%2fw%27ord%22%5c~",
-            r#"p-a ss/w'ord\"\\~"#,
-        ] {
-            assert_eq!(masker.mask(&format!("<{written}>")), "<***>", "{written}");
-        }
-    }
-
-    #[test]
-    fn a_longer_secret_is_masked_whole_where_a_shorter_one_is_its_beginning() {
-        let masker = Masker::new(["abcdef", "abcdefghijkl"]);
-        assert_eq!(masker.mask("xabcdefghijklx"), "x***x");
+    fn a_terminal_finds_nothing_to_act_on() {
+        assert_eq!(plain("\u{1b}[1;32mok\u{1b}[0m\tx\r"), "ok\tx");
+        assert_eq!(plain("s3\u{1b}[31mcr\u{8}et\u{1b}]0;title\u{7}"), "s3cret]0;title");
+        assert_eq!(plain("\u{1b}[31"), "");
     }
 }

@@ -3,6 +3,7 @@
 //! Each step is idempotent and journals its result, so that a new attempt resumes after the last
 //! one that can be reused. Knows no framework, no SQL and no broker.
 
+mod faults;
 mod run;
 mod step;
 mod verdict;
@@ -12,6 +13,7 @@ mod cleanup;
 mod deploy;
 mod detect;
 mod log;
+mod mask;
 mod output;
 mod probe;
 mod sandbox;
@@ -26,13 +28,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
 use crate::domain::{Digest, OrgId, Step};
+use crate::store::StoreError;
 use crate::store::deployments::DeploymentRow;
 use crate::store::journal::Hold;
 use crate::store::projects::ProjectRow;
 
+pub use faults::{Action, Faults, Point};
 pub use probe::{ProbeError, Prober};
 pub use run::{Ended, Stop, run};
-pub use step::StepError;
+pub use step::{FINAL_HINT, RETRY_HINT, StepError};
 pub use verdict::delay_ms;
 
 /// Brings the routing table of this process to at least an epoch; answers the epoch served.
@@ -46,6 +50,7 @@ pub struct Pipeline {
     pub versions: Arc<crate::runtime::VersionStore>,
     pub refresh_routes: RefreshRoutes,
     pub prober: Arc<Prober>,
+    pub faults: Arc<Faults>,
     /// This process, as lease owner and as edge.
     pub node: String,
     /// Where outputs are collected and packed; emptied at every start and by the sweep.
@@ -68,8 +73,15 @@ async fn walk(walk: &Walk<'_>, sandbox: &mut sandbox::Held) -> Result<Option<Dig
     let plan = step::run(walk, Step::Sandbox, sandbox::run(walk, &source, sandbox)).await?;
     let output = step::run(walk, Step::Build, build::run(walk, &source, plan, sandbox)).await?;
     step::run(walk, Step::Deploy, deploy::run(walk, &project, &output)).await?;
-    step::run(walk, Step::Cleanup, cleanup::run(walk, &project, sandbox)).await?;
-    Ok(Some(source.digest))
+    match step::run(walk, Step::Cleanup, cleanup::run(walk, &project, sandbox)).await {
+        Err(StepError::LeaseLost) => Err(StepError::LeaseLost),
+        Err(e) => {
+            // It is live and was fetched: nothing that comes after can fail it.
+            tracing::warn!(deployment.id = %walk.row.id, error = ?e, "cleanup did not finish; the sweep goes on");
+            Ok(Some(source.digest))
+        }
+        Ok(()) => Ok(Some(source.digest)),
+    }
 }
 
 impl Walk<'_> {
@@ -82,30 +94,39 @@ impl Walk<'_> {
         self.pipeline.scratch.join(self.name())
     }
 
-    /// `<deployment>.<fence>`: names sandbox and scratch folder.
     fn name(&self) -> String {
-        format!("{}.{}", self.row.id, self.row.fence)
+        name_of(&self.hold)
     }
 }
 
 /// What `ProjectRow` is to the steps: the project as validate found it.
 pub(crate) type Project = ProjectRow;
 
-/// Removes scratch folders of attempts that do not run here and were left by a process that died.
-pub async fn sweep_scratch(pipeline: &Pipeline) {
-    /// Younger folders may belong to an attempt that has just begun, or to another server on this folder.
+/// Removes scratch folders of attempts that hold no lease any more, whoever left them.
+///
+/// # Errors
+/// If the record can't be read; nothing is removed then.
+pub async fn sweep_scratch(pipeline: &Pipeline) -> Result<(), StoreError> {
+    /// Other files are temporary copies, made and removed within a minute.
     const LEFTOVER: std::time::Duration = std::time::Duration::from_secs(3_600);
-    let running = pipeline.control.running.names();
-    let Ok(mut entries) = tokio::fs::read_dir(&pipeline.scratch).await else { return };
+    let Ok(mut entries) = tokio::fs::read_dir(&pipeline.scratch).await else { return Ok(()) };
+    let mut found = Vec::new();
     while let Ok(Some(entry)) = entries.next_entry().await {
+        found.push(entry);
+    }
+    // Asked after the folders were listed: an attempt holds its lease before it makes its folder.
+    let held = pipeline.control.store.lease_holds().await?;
+    for entry in found {
         let name = entry.file_name();
-        let held = name.to_str().is_some_and(|n| running.contains(n));
-        let old = entry
-            .metadata()
-            .await
-            .and_then(|m| m.modified())
-            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER));
-        if held || !old {
+        let attempt = name.to_str().and_then(hold_of_name);
+        let keep = match &attempt {
+            Some(hold) => held.contains(hold) || pipeline.control.running.names().contains(&name_of(hold)),
+            None => {
+                let modified = entry.metadata().await.and_then(|m| m.modified());
+                !modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER))
+            }
+        };
+        if keep {
             continue;
         }
         let path = entry.path();
@@ -113,8 +134,23 @@ pub async fn sweep_scratch(pipeline: &Pipeline) {
             Ok(kind) if kind.is_dir() => tokio::fs::remove_dir_all(&path).await,
             _ => tokio::fs::remove_file(&path).await,
         };
-        if let Err(e) = removed {
-            tracing::warn!(error = %e, "a leftover scratch folder was not removed");
+        match removed {
+            // Another server on this folder sweeps it too.
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(error = %e, "a leftover scratch folder was not removed");
+            }
+            _ => {}
         }
     }
+    Ok(())
+}
+
+/// `<deployment>.<fence>`: names sandbox and scratch folder.
+fn name_of(hold: &Hold) -> String {
+    format!("{}.{}", hold.deployment, hold.fence)
+}
+
+fn hold_of_name(name: &str) -> Option<Hold> {
+    let (deployment, fence) = name.split_once('.')?;
+    Some(Hold { deployment: deployment.to_owned(), fence: fence.parse().ok()? })
 }

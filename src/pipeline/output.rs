@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt};
 
 use super::Walk;
 use super::build::{Built, STEP};
-use super::step::StepError;
+use super::step::{StepError, persist};
 use crate::domain::Digest;
 use crate::domain::source::SourceTree;
 use crate::domain::tree_path::TreePath;
@@ -78,7 +78,7 @@ async fn store(walk: &Walk<'_>, packed: &PackedVersion) -> Result<Built, StepErr
     let blobs = &walk.control().blobs;
     let refs =
         [(built.manifest.clone(), packed.manifest_bytes.len() as u64), (built.pack.clone(), built.pack_size)];
-    walk.control().store.blob_refs_add(&walk.org, &refs).await.map_err(|e| StepError::store(STEP, e))?;
+    persist(STEP, || walk.control().store.blob_refs_add(&walk.org, &refs)).await?;
     let org = walk.org.as_str();
     let stored = futures_util::future::try_join(
         blobs.put_file(org, &built.pack, &packed.pack_path),

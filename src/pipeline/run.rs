@@ -1,5 +1,6 @@
 //! One attempt: the walk beside its heartbeat, then cleanup and the verdict.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -18,9 +19,6 @@ use crate::store::journal::{Hold, Pulse};
 pub enum Ended {
     /// The row is final, or waits for its next attempt: the message is done with.
     Settled,
-    /// The last attempt failed for the platform's reasons: a dead letter must be confirmed, then
-    /// the row is failed with [`verdict::Verdict`]'s cause.
-    DeadLetter(Box<Cause>),
     /// The lease was lost: somebody else decides.
     LeaseLost,
     /// The row could not be written: the message is given back with a delay.
@@ -37,8 +35,21 @@ pub struct Stop {
 /// Tells the broker that the message is still held.
 pub type Progress<'p> = &'p (dyn Fn() -> BoxFuture<'p, ()> + Send + Sync);
 
-/// Runs one attempt of a claimed deployment. `progress` tells the broker that the message is held.
-pub async fn run(pipeline: &Pipeline, row: &DeploymentRow, stop: &Stop, progress: Progress<'_>) -> Ended {
+/// Writes the dead letter of a last attempt; answers whether it is confirmed.
+pub type Bury<'p> = &'p (dyn Fn(Cause) -> BoxFuture<'p, bool> + Send + Sync);
+
+/// Between two tries to write an outcome while the database or the broker is away.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Runs one attempt of a claimed deployment. The heartbeat goes on until the outcome is written:
+/// an outage at the very end holds the deployment instead of costing it an attempt.
+pub async fn run(
+    pipeline: &Pipeline,
+    row: &DeploymentRow,
+    stop: &Stop,
+    progress: Progress<'_>,
+    bury: Bury<'_>,
+) -> Ended {
     let hold = Hold::of(row);
     let Ok(org) = OrgId::parse(&row.org_id) else { return Ended::LeaseLost };
     let cancel = CancellationToken::new();
@@ -46,44 +57,88 @@ pub async fn run(pipeline: &Pipeline, row: &DeploymentRow, stop: &Stop, progress
     let walk = Walk { pipeline, row, hold: hold.clone(), org, cancel: cancel.clone() };
     let mut sandbox = sandbox::Held::default();
     let total = Duration::from_secs(pipeline.control.settings.pipeline.total_timeout_seconds);
+    let mut lost = pin!(beat(pipeline, &hold, &cancel, progress));
     let walked = tokio::select! {
         walked = tokio::time::timeout(total, super::walk(&walk, &mut sandbox)) => match walked {
             Ok(walked) => walked,
             Err(_) => Err(overdue(pipeline, row, total).await),
         },
-        () = beat(pipeline, &hold, &cancel, progress) => Err(StepError::LeaseLost),
-        () = stop.draining.cancelled() => {
-            cleanup::abandon(&walk, &mut sandbox).await;
-            return match pipeline.control.store.deployment_hand_over(&hold).await {
-                Ok(()) => Ended::Settled,
-                Err(StoreError::FenceLost) => Ended::LeaseLost,
-                Err(e) => Ended::Unwritten(e),
-            };
-        }
+        () = &mut lost => Err(StepError::LeaseLost),
+        () = stop.draining.cancelled() => Err(StepError::Draining),
     };
-    cleanup::abandon(&walk, &mut sandbox).await;
+    let unfinished = walked.is_err();
     let verdict = verdict::of(walked, row, cancel.is_cancelled());
-    settle(pipeline, row, &hold, verdict).await
-}
-
-async fn settle(pipeline: &Pipeline, row: &DeploymentRow, hold: &Hold, verdict: Verdict) -> Ended {
-    let store = &pipeline.control.store;
-    let written = match verdict {
-        Verdict::Completed { tree } => store.deployment_complete(hold, tree.as_ref()).await,
-        Verdict::Failed(cause) => store.deployment_fail(hold, &cause).await,
-        Verdict::Cancelled(reason) => store.deployment_cancelled(hold, reason).await,
-        Verdict::Retry(cause) => {
-            store.deployment_retry(hold, &cause, verdict::retry_delay_ms(pipeline, row.attempt)).await
-        }
-        Verdict::DeadLetter(cause) => return Ended::DeadLetter(Box::new(cause)),
-        Verdict::Nothing => return Ended::LeaseLost,
+    if matches!(verdict, Verdict::Nothing) {
+        cleanup::release(&walk, &mut sandbox).await;
+        return Ended::LeaseLost;
+    }
+    let ended = tokio::select! {
+        ended = async {
+            cleanup::release(&walk, &mut sandbox).await;
+            if unfinished {
+                cleanup::journal(&walk).await;
+            }
+            settle(pipeline, row, &hold, verdict, stop, bury).await
+        } => ended,
+        () = &mut lost => Ended::LeaseLost,
     };
     // Whoever waits behind this deployment may be due now.
     pipeline.control.doorbell.notify_one();
-    match written {
-        Ok(()) => Ended::Settled,
-        Err(StoreError::FenceLost) => Ended::LeaseLost,
-        Err(e) => Ended::Unwritten(e),
+    ended
+}
+
+/// Writes the outcome, through outages; the heartbeat beside it bounds the wait.
+async fn settle(
+    pipeline: &Pipeline,
+    row: &DeploymentRow,
+    hold: &Hold,
+    verdict: Verdict,
+    stop: &Stop,
+    bury: Bury<'_>,
+) -> Ended {
+    let mut verdict = verdict;
+    if let Verdict::DeadLetter(cause) = verdict {
+        // Confirmed before the row fails: what nobody will try again must be found among the dead.
+        while !bury(cause.clone()).await {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = stop.draining.cancelled() => break,
+            }
+        }
+        // The next server makes the last attempt again, and its dead letter with it.
+        let unconfirmed = stop.draining.is_cancelled() && !bury(cause.clone()).await;
+        verdict = if unconfirmed { Verdict::HandOver } else { Verdict::Failed(cause) };
+    }
+    loop {
+        match write(pipeline, row, hold, &verdict).await {
+            Ok(()) => return Ended::Settled,
+            Err(StoreError::FenceLost) => return Ended::LeaseLost,
+            // A server that stops must not wait for a database that may never come back.
+            Err(e) if !e.may_pass() || stop.draining.is_cancelled() => return Ended::Unwritten(e),
+            Err(e) => {
+                tracing::warn!(deployment.id = %row.id, error = %e, "the outcome could not be written; trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn write(
+    pipeline: &Pipeline,
+    row: &DeploymentRow,
+    hold: &Hold,
+    verdict: &Verdict,
+) -> Result<(), StoreError> {
+    let store = &pipeline.control.store;
+    match verdict {
+        Verdict::Completed { tree } => store.deployment_complete(hold, tree.as_ref()).await,
+        Verdict::Failed(cause) | Verdict::DeadLetter(cause) => store.deployment_fail(hold, cause).await,
+        Verdict::Cancelled(reason) => store.deployment_cancelled(hold, *reason).await,
+        Verdict::Retry(cause) => {
+            store.deployment_retry(hold, cause, verdict::retry_delay_ms(pipeline, row.attempt)).await
+        }
+        Verdict::HandOver => store.deployment_hand_over(hold).await,
+        Verdict::Nothing => Err(StoreError::FenceLost),
     }
 }
 
@@ -100,12 +155,16 @@ async fn beat(pipeline: &Pipeline, hold: &Hold, cancel: &CancellationToken, prog
         look.tick().await;
         let due = extended.elapsed() >= heartbeat;
         let asked_at = tokio::time::Instant::now();
-        let pulse = if due {
-            let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-            store.lease_extend(hold, lease_ms).await
-        } else {
-            store.lease_look(hold).await
+        let asked = async {
+            if due {
+                let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+                store.lease_extend(hold, lease_ms).await
+            } else {
+                store.lease_look(hold).await
+            }
         };
+        // By its own clock this process no longer holds the lease then, whatever the answer would be.
+        let Ok(pulse) = tokio::time::timeout_at(extended + lease, asked).await else { return };
         match pulse {
             Ok(pulse) => {
                 if due {
@@ -119,10 +178,6 @@ async fn beat(pipeline: &Pipeline, hold: &Hold, cancel: &CancellationToken, prog
             Err(StoreError::FenceLost) => return,
             Err(e) => {
                 tracing::warn!(deployment.id = %hold.deployment, error = %e, "heartbeat failed");
-                // By its own clock this process no longer holds the lease: stop touching anything.
-                if extended.elapsed() >= lease {
-                    return;
-                }
                 progress().await;
             }
         }

@@ -90,5 +90,14 @@ async fn read(walk: &Walk<'_>, digest: &Digest) -> Result<Bytes, StepError> {
 }
 
 fn from_sandbox(error: SandboxError) -> StepError {
-    StepError::platform(STEP, "A sandbox could not be made on this machine.", error)
+    let summary = "A sandbox could not be made on this machine.";
+    // What the operator must mend is worth saying to members too; other errors may name paths.
+    let evidence = match &error {
+        SandboxError::IsolationMissing { .. }
+        | SandboxError::ToolsMissing { .. }
+        | SandboxError::SlotWait { .. }
+        | SandboxError::HostDisk { .. } => error.to_string(),
+        _ => return StepError::platform(STEP, summary, error),
+    };
+    StepError::platform(STEP, summary, error).with_evidence(evidence)
 }

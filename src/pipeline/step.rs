@@ -4,11 +4,21 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::Walk;
+use super::faults::Side;
 use crate::blobs::BlobError;
 use crate::control::ControlError;
 use crate::domain::status::CancelReason;
 use crate::domain::{Cause, Fault, Step, StepStatus};
 use crate::store::StoreError;
+
+/// Between two tries while the database is away.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What to do after a platform failure that is tried again.
+pub const RETRY_HINT: &str = "Nothing is wrong with the project. The platform tries again by itself.";
+/// What to do after the last one.
+pub const FINAL_HINT: &str =
+    "Nothing is wrong with the project. Deploy again; if it stays, tell the operator the deployment's id.";
 
 /// Why a step did not finish.
 #[derive(Debug)]
@@ -21,6 +31,8 @@ pub enum StepError {
     Cancelled(CancelReason),
     /// Another claim holds the deployment: nothing more may be written.
     LeaseLost,
+    /// The server is stopping.
+    Draining,
 }
 
 /// What a step came to.
@@ -57,9 +69,8 @@ impl StepError {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let hint = "Nothing is wrong with the project. The platform tries again by itself.";
         Self::Failed {
-            cause: Cause::new(Fault::Platform, Some(step), summary, hint),
+            cause: Cause::new(Fault::Platform, Some(step), summary, RETRY_HINT),
             source: Some(source.into()),
         }
     }
@@ -117,19 +128,37 @@ pub async fn run<T>(
     if walk.cancel.is_cancelled() {
         return Err(StepError::Cancelled(CancelReason::Requested));
     }
-    store.step_begin(&walk.hold, step).await.map_err(|e| StepError::store(step, e))?;
+    persist(step, || store.step_begin(&walk.hold, step)).await?;
+    walk.pipeline.faults.reach(walk, step, Side::Begin).await?;
     let limit = timeout(walk, step);
     // Boxed: the futures of six steps in one state machine would be large.
     let done = match tokio::time::timeout(limit, Box::pin(work)).await {
         Ok(done) => done?,
         Err(_) => return Err(timed_out(step, limit)),
     };
-    store
-        .step_end(&walk.hold, step, done.status, done.result, &done.line)
-        .await
-        .map_err(|e| StepError::store(step, e))?;
+    walk.pipeline.faults.reach(walk, step, Side::End).await?;
+    persist(step, || store.step_end(&walk.hold, step, done.status, done.result.clone(), &done.line)).await?;
     tracing::info!(deployment.id = %walk.row.id, step = %step, status = %done.status, "step finished");
     Ok(done.value)
+}
+
+/// Writes to the record, through outages: what was worked for is not thrown away because another
+/// process holds the write lock for a while. Bounded by the heartbeat, which ends the walk when the
+/// lease is lost. `write` must be harmless to repeat.
+pub(super) async fn persist<T, F>(step: Step, write: impl Fn() -> F) -> Result<T, StepError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    loop {
+        match write().await {
+            Ok(value) => return Ok(value),
+            Err(e) if e.may_pass() => {
+                tracing::warn!(step = %step, error = %e, "the database is away; holding the step");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(e) => return Err(StepError::store(step, e)),
+        }
+    }
 }
 
 fn timeout(walk: &Walk<'_>, step: Step) -> Duration {

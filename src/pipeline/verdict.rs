@@ -1,6 +1,6 @@
 //! What an attempt's end means for the deployment.
 
-use super::{Pipeline, StepError};
+use super::{FINAL_HINT, Pipeline, StepError};
 use crate::domain::status::CancelReason;
 use crate::domain::{Cause, Digest, Fault};
 use crate::store::deployments::{DeploymentRow, MAX_ATTEMPTS};
@@ -15,6 +15,8 @@ pub enum Verdict {
     Failed(Cause),
     Cancelled(CancelReason),
     Retry(Cause),
+    /// The server is stopping: the attempt does not count.
+    HandOver,
     /// The third platform failure.
     DeadLetter(Cause),
     /// The lease is somebody else's.
@@ -26,6 +28,7 @@ pub fn of(walked: Result<Option<Digest>, StepError>, row: &DeploymentRow, cancel
     match walked {
         Ok(tree) => Verdict::Completed { tree },
         Err(StepError::LeaseLost) => Verdict::Nothing,
+        Err(StepError::Draining) => Verdict::HandOver,
         Err(StepError::Cancelled(reason)) => Verdict::Cancelled(reason),
         Err(StepError::Failed { .. }) if cancelled => Verdict::Cancelled(CancelReason::Requested),
         Err(StepError::Failed { cause, source }) => {
@@ -41,7 +44,9 @@ pub fn of(walked: Result<Option<Digest>, StepError>, row: &DeploymentRow, cancel
             );
             match cause.class {
                 Fault::User => Verdict::Failed(cause),
-                Fault::Platform | Fault::Unknown if row.attempt >= MAX_ATTEMPTS => Verdict::DeadLetter(cause),
+                Fault::Platform | Fault::Unknown if row.attempt >= MAX_ATTEMPTS => {
+                    Verdict::DeadLetter(Cause { hint: FINAL_HINT.into(), ..cause })
+                }
                 Fault::Platform | Fault::Unknown => Verdict::Retry(cause),
             }
         }
@@ -53,7 +58,7 @@ pub fn retry_delay_ms(pipeline: &Pipeline, attempt: i32) -> i64 {
     delay_ms(&pipeline.control.settings.pipeline, attempt)
 }
 
-/// As [`retry_delay_ms`], for the sweep.
+/// As `retry_delay_ms`, for the sweep.
 pub fn delay_ms(settings: &crate::config::Pipeline, attempt: i32) -> i64 {
     let seconds = if attempt <= 1 { settings.retry_first_seconds } else { settings.retry_second_seconds };
     i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX)

@@ -129,14 +129,21 @@ impl Embedded {
         drop(lock);
     }
 
-    /// Ends when the broker could not be reached for `nats.hang_timeout_seconds` at a stretch.
+    /// Ends when the broker was of no use for `nats.hang_timeout_seconds` at a stretch: not reached, its
+    /// streams not to be had, or no message confirmed. After a full disk a broker answers and stores
+    /// nothing any more, however much space there is again: only a fresh one does.
     async fn hung(&self) {
         let mut state = self.state.subscribe();
         let limit = Duration::from_secs(self.settings.hang_timeout_seconds);
+        let useless =
+            |state: &BrokerState| state.unconfirmed.is_some_and(|unconfirmed| unconfirmed.lasted() >= limit);
         // The waits can't fail: we hold the sender ourselves.
         loop {
-            drop(state.wait_for(|state| state.connection == Connection::Disconnected).await);
-            let back = state.wait_for(|state| state.connection != Connection::Disconnected);
+            drop(state.wait_for(|state| state.connection != Connection::Ready || useless(state)).await);
+            if useless(&state.borrow()) {
+                return;
+            }
+            let back = state.wait_for(|state| state.connection == Connection::Ready);
             if timeout(limit, back).await.is_err() {
                 return;
             }

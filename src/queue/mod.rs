@@ -27,7 +27,7 @@ mod publisher;
 mod backoff;
 mod error;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ struct Inner {
     link: watch::Receiver<Option<Link>>,
     dropped: watch::Receiver<u64>,
     state: watch::Receiver<BrokerState>,
+    /// The same state, for what only a caller finds out.
+    noted: Arc<watch::Sender<BrokerState>>,
     publishes: Semaphore,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -108,6 +110,7 @@ impl Queue {
         let (dropped, drops) = watch::channel(0);
         let (state, states) = watch::channel(BrokerState::at_start());
         let state = Arc::new(state);
+        let noted = Arc::clone(&state);
         let tasks = TaskTracker::new();
         let shutdown = shutdown.child_token();
 
@@ -126,7 +129,7 @@ impl Queue {
         let fixed = if settings.is_embedded() {
             let embedded = Embedded {
                 files: EmbeddedFiles::prepare(&paths.data_dir)?,
-                binary: find_binary(&settings, &paths)?,
+                binary: find_binary(&settings, &paths.tools_dir)?,
                 exe: paths.exe,
                 settings: Arc::clone(&settings),
                 endpoint,
@@ -154,6 +157,7 @@ impl Queue {
             link: links,
             dropped: drops,
             state: states,
+            noted,
             publishes,
             shutdown,
             tasks,
@@ -224,11 +228,14 @@ impl Queue {
 }
 
 /// The broker's program: the setting, else what the installer put into the tools, else the PATH.
-fn find_binary(settings: &Settings, paths: &QueuePaths) -> Result<PathBuf, QueueError> {
+///
+/// # Errors
+/// [`QueueError::BinaryMissing`], with the places that were looked at.
+pub fn find_binary(settings: &Settings, tools_dir: &Path) -> Result<PathBuf, QueueError> {
     const NAME: &str = "nats-server";
     let looked_at: Vec<PathBuf> = if settings.binary.is_empty() {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::iter::once(paths.tools_dir.join(NAME).join(NAME))
+        std::iter::once(tools_dir.join(NAME).join(NAME))
             .chain(std::env::split_paths(&path).map(|folder| folder.join(NAME)))
             .collect()
     } else {

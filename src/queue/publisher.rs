@@ -16,6 +16,7 @@ use super::api::refused;
 use super::connection::Link;
 use super::error::QueueError;
 use super::message::{DeployJob, WireId};
+use super::state::Unconfirmed;
 use super::streams::JOBS;
 
 const RING: &str = "ring a deployment";
@@ -90,13 +91,32 @@ impl Queue {
             return Err(QueueError::TooLarge { size_bytes: body.len(), limit_bytes });
         }
         let wait = self.inner.settings.publish_timeout();
-        timeout(wait, async {
+        let stored = timeout(wait, async {
             // Bounds what piles up in memory while the broker is slow.
             let _slot = self.inner.publishes.acquire().await.map_err(|_| QueueError::Closed)?;
             publish(&link, doing, subject, id, body).await
         })
         .await
-        .map_err(|elapsed| QueueError::unavailable(doing, elapsed))?
+        .map_err(|elapsed| QueueError::unavailable(doing, elapsed))
+        .flatten();
+        self.note(&stored);
+        stored
+    }
+
+    /// Whoever owns the broker replaces one that confirms nothing any more.
+    fn note(&self, stored: &Result<StreamSequence, QueueError>) {
+        match stored {
+            Ok(_) => {
+                self.inner.noted.send_if_modified(|state| state.unconfirmed.take().is_some());
+            }
+            Err(QueueError::Unavailable { .. } | QueueError::Missing { .. }) => {
+                self.inner.noted.send_modify(|state| {
+                    state.unconfirmed = Some(Unconfirmed::again(state.unconfirmed));
+                });
+            }
+            // A refusal is an answer.
+            Err(_) => {}
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It never holds an address with a credential in it.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// How far the way to the broker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,25 @@ pub enum Connection {
     Connected,
     /// Connected, and the streams and the consumer are as the settings want them.
     Ready,
+}
+
+/// Publishes that were not confirmed, with none confirmed between them, over an open connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unconfirmed {
+    first: Instant,
+    last: Instant,
+}
+
+impl Unconfirmed {
+    /// One more, at this moment.
+    pub(super) fn again(before: Option<Self>) -> Self {
+        let now = Instant::now();
+        Self { first: before.map_or(now, |before| before.first), last: now }
+    }
+
+    pub(super) fn lasted(self) -> Duration {
+        self.last.duration_since(self.first)
+    }
 }
 
 /// A snapshot; `Queue::state` hands out a watch on it.
@@ -24,6 +43,7 @@ pub struct BrokerState {
     pub owner: bool,
     /// The embedded broker's process, ours or the one attached to.
     pub pid: Option<u32>,
+    pub(super) unconfirmed: Option<Unconfirmed>,
     /// Why it isn't ready, for operators: causes included, credentials not.
     pub problem: Option<String>,
 }
@@ -35,6 +55,7 @@ impl BrokerState {
             since: SystemTime::now(),
             owner: false,
             pid: None,
+            unconfirmed: None,
             problem: None,
         }
     }
@@ -43,6 +64,7 @@ impl BrokerState {
         if self.connection != connection {
             self.connection = connection;
             self.since = SystemTime::now();
+            self.unconfirmed = None;
         }
         if connection == Connection::Ready {
             self.problem = None;

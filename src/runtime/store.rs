@@ -225,7 +225,11 @@ impl VersionStore {
         Ok(ids)
     }
 
-    fn is_installed(
+    /// Whether exactly this version is complete on this disk. Blocking, but only for one look.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if another manifest lies under its id.
+    pub fn is_installed(
         &self,
         id: &VersionId,
         manifest_bytes: &[u8],

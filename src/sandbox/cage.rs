@@ -78,6 +78,8 @@ impl Cage {
             disk_poll: std::time::Duration::from_millis(host.settings.disk_poll_ms),
             disk_entries: host.settings.disk_entries,
             disk_reserve_bytes: host.settings.disk_reserve_bytes,
+            share: Arc::new(host.disk_shares.enter()),
+            slots: host.settings.slots,
             seen: Arc::default(),
         };
         let group = host.hierarchy.as_ref().filter(|_| isolated).map(|h| h.make(&slot.name, &order.limits));
@@ -191,7 +193,9 @@ impl Cage {
                 node: node.map(Path::to_owned),
                 sockets: order.network.then(|| self.workspace.sockets_path()),
             },
-            tmp_bytes: self.limits.tmp_bytes,
+            // Polling sees the memory of processes and not that of files, so `/tmp` and `/dev/shm` share
+            // there what each may have where a cgroup counts them.
+            tmp_bytes: if polled { self.limits.tmp_bytes / 2 } else { self.limits.tmp_bytes },
             directory: order.directory.trim_end_matches('/').to_owned(),
             shim: ShimOrder { argv: order.argv, env, network: order.network },
         }

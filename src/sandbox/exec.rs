@@ -51,6 +51,7 @@ struct Killer {
 
 impl Drop for Killer {
     fn drop(&mut self) {
+        self.meter.share.stopped();
         if self.armed {
             processes::kill_group(self.leader);
             self.meter.kill_now();

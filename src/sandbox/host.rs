@@ -2,6 +2,7 @@
 //! what a killed server left. Touches nothing that another live server holds.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::error::SandboxError;
 use super::processes;
 use super::report::{Limiter, SweepReport};
 use super::settings::{SandboxPaths, Settings};
+use super::share::DiskShares;
 use super::slot::{Slot, SlotLocks};
 use super::workspace::{self, Workspace};
 
@@ -20,6 +22,7 @@ pub(super) struct Host {
     pub settings: Settings,
     pub paths: SandboxPaths,
     pub hierarchy: Option<Hierarchy>,
+    pub disk_shares: Arc<DiskShares>,
     locks: SlotLocks,
     slot_freed: Notify,
 }
@@ -32,7 +35,14 @@ impl Host {
         workspace::work_root(&paths.root)?;
         let locks = SlotLocks::open(&settings.lock_directory, settings.slots, settings.slot_uid_base)?;
         let hierarchy = cgroup::find(&settings.cgroup_parent);
-        Ok(Self { settings: settings.clone(), paths, hierarchy, locks, slot_freed: Notify::new() })
+        Ok(Self {
+            settings: settings.clone(),
+            paths,
+            hierarchy,
+            disk_shares: Arc::default(),
+            locks,
+            slot_freed: Notify::new(),
+        })
     }
 
     pub(super) fn limiter(&self) -> Limiter {
@@ -41,24 +51,31 @@ impl Host {
 
     /// Waits for a free slot and leaves it clean.
     pub(super) async fn take_slot(&self, id: &str) -> Result<Slot, SandboxError> {
-        self.wait_for_slot(|| self.locks.try_take(id)).await
+        self.wait_for_slot(self.locks.for_builds(), id).await
     }
 
     /// Like [`Host::take_slot`], for a trial.
     pub(super) async fn take_trial_slot(&self, id: &str) -> Result<Slot, SandboxError> {
-        self.wait_for_slot(|| self.locks.try_take_trial(id)).await
+        self.wait_for_slot(self.locks.for_trials(), id).await
     }
 
-    async fn wait_for_slot(
-        &self,
-        take: impl Fn() -> Result<Option<Slot>, SandboxError>,
-    ) -> Result<Slot, SandboxError> {
+    /// A slot that can't be used is passed over for as long as this wait lasts: the next one may be clean.
+    async fn wait_for_slot(&self, indices: Range<u32>, id: &str) -> Result<Slot, SandboxError> {
         let waited_seconds = self.settings.slot_wait_seconds;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(waited_seconds);
+        let mut hopeful: Vec<u32> = indices.collect();
         loop {
-            if let Some(slot) = take()? {
-                self.clean(&slot).await?;
-                return Ok(slot);
+            let mut at = 0;
+            while let Some(index) = hopeful.get(at).copied() {
+                match self.try_slot(index, id).await {
+                    Ok(Some(slot)) => return Ok(slot),
+                    Ok(None) => at += 1,
+                    Err(error) if hopeful.len() == 1 => return Err(error),
+                    Err(error) => {
+                        tracing::error!(slot.index = index, error = %error, "a build slot can't be used; trying the next one");
+                        hopeful.remove(at);
+                    }
+                }
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(SandboxError::SlotWait { waited_seconds });
@@ -68,6 +85,27 @@ impl Host {
                 () = tokio::time::sleep(SLOT_POLL) => {}
             }
         }
+    }
+
+    /// The slot if nobody holds it, empty of processes and of files.
+    async fn try_slot(&self, index: u32, id: &str) -> Result<Option<Slot>, SandboxError> {
+        let Some(slot) = self.locks.try_take(index, id)? else { return Ok(None) };
+        self.clean(&slot).await?;
+        self.remove_folders_of(&slot).await?;
+        Ok(Some(slot))
+    }
+
+    /// Folders that an earlier holder could not remove: the slot's uid could write to them.
+    async fn remove_folders_of(&self, slot: &Slot) -> Result<(), SandboxError> {
+        let Some(uid) = slot.uid else { return Ok(()) };
+        let work = workspace::work_root(&self.paths.root)?;
+        let remove = move || workspace::remove_folders_of(&work, uid);
+        tokio::task::spawn_blocking(remove).await.map_err(SandboxError::Task)?.map_err(|error| {
+            SandboxError::SlotDirty {
+                slot: slot.name.clone(),
+                what: format!("an older work folder can't be removed: {error}"),
+            }
+        })
     }
 
     pub(super) fn slot_freed(&self) {
@@ -101,7 +139,7 @@ impl Host {
         tokio::task::spawn_blocking(make).await.map_err(SandboxError::Task)?
     }
 
-    /// Removes leftovers. Folders are listed first and locks looked at afterwards: whoever made a
+    /// Removes leftovers; one that resists does not save the others. Folders are listed first and locks looked at afterwards: whoever made a
     /// folder held its lock before, so a folder without a holder has none.
     pub(super) async fn sweep(
         &self,
@@ -116,18 +154,28 @@ impl Host {
         let held: HashSet<String> = held.into_iter().collect();
         let mut report = SweepReport::default();
         for slot in free {
-            let (processes, cgroups) = self.clean(&slot).await?;
-            report.processes += processes;
-            report.cgroups += cgroups;
+            match self.clean(&slot).await {
+                Ok((processes, cgroups)) => {
+                    report.processes += processes;
+                    report.cgroups += cgroups;
+                }
+                Err(error) => {
+                    tracing::error!(slot.name = %slot.name, error = %error, "the sweep left a build slot as it is");
+                }
+            }
         }
         let leftover: Vec<String> =
             folders.into_iter().filter(|name| !held.contains(name) && !keep(name)).collect();
         for name in leftover {
             report.mounts += unmount_beneath(&work.join(&name));
-            let work = work.clone();
-            let remove = move || workspace::remove_work_folder(&work, &name);
-            tokio::task::spawn_blocking(remove).await.map_err(SandboxError::Task)??;
-            report.folders += 1;
+            let (work, id) = (work.clone(), name.clone());
+            let remove = move || workspace::remove_work_folder(&work, &id);
+            match tokio::task::spawn_blocking(remove).await.map_err(SandboxError::Task)? {
+                Ok(()) => report.folders += 1,
+                Err(error) => {
+                    tracing::error!(sandbox.id = %name, error = %error, "the sweep left a work folder where it is");
+                }
+            }
         }
         Ok(report)
     }

@@ -21,7 +21,7 @@ pub struct Limits {
     pub output_bytes: u64,
     /// Wall time of one command, unless its order names another.
     pub wall: Duration,
-    /// Size of the in-memory `/tmp`.
+    /// Size of the in-memory `/tmp`, and of `/dev/shm`; half of it each where limits are polled.
     pub tmp_bytes: u64,
 }
 
@@ -48,8 +48,13 @@ pub enum LimitHit {
     DiskEntries {
         limit: u64,
     },
-    /// A folder that can't be measured: unreadable, or nested beyond what a path can name.
+    /// A folder that can't be measured: unreadable, or nested beyond what a path can name; or a process
+    /// whose open files can't be seen.
     DiskUnmeasurable,
+    /// The host ran short of space, and of all builds this one used most and more than its part.
+    DiskShare {
+        share_bytes: u64,
+    },
     Output {
         limit_bytes: u64,
     },
@@ -82,7 +87,18 @@ impl fmt::Display for LimitHit {
                 false
             }
             Self::DiskUnmeasurable => {
-                write!(f, "killed: disk limit (a folder is unreadable or nested too deep to measure)")?;
+                write!(
+                    f,
+                    "killed: disk limit (a folder is unreadable or nested too deep to measure, or open files are hidden)"
+                )?;
+                false
+            }
+            Self::DiskShare { share_bytes } => {
+                write!(
+                    f,
+                    "killed: disk limit (the host ran short of space, and this build used more than its share of {})",
+                    Size(*share_bytes)
+                )?;
                 false
             }
             Self::Output { limit_bytes } => {

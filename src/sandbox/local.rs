@@ -13,7 +13,7 @@ use super::error::SandboxError;
 use super::host::Host;
 use super::limits::Limits;
 use super::mirror::Mirror;
-use super::report::{IsolationReport, SweepReport};
+use super::report::{self, IsolationReport, SweepReport};
 use super::settings::{SandboxPaths, Settings};
 use super::slot::Slot;
 use super::{ExecEnd, ExecOrder, Provider, Sandbox, SandboxOrder, path};
@@ -77,8 +77,7 @@ impl Local {
     }
 }
 
-const BWRAP_MISSING: &str =
-    "bubblewrap is not installed: install the package `bubblewrap`, or set sandbox.bwrap";
+const BWRAP_MISSING: &str = "bubblewrap is not installed; as root: apt-get install bubblewrap (its name elsewhere too), or set sandbox.bwrap";
 
 #[async_trait::async_trait]
 impl Provider for Local {
@@ -101,13 +100,15 @@ impl Provider for Local {
         let mut missing = Vec::new();
         if let Err(error) = self.trial().await {
             missing.push(with_causes(&error));
+            missing.extend(report::forbidden_namespaces(|file| std::fs::read_to_string(file).ok()));
         }
         if let Err(error) = self.mirror.upstream().await {
             missing.push(format!("no npm registry is known: {}", with_causes(&error)));
         }
         if !has_any_node(&self.host.paths.tools) {
-            missing
-                .push("Node for builds is not installed beneath the tools folder; run `make tools`".into());
+            missing.push(
+                "Node for builds is not in tools_dir; `make install` in Libra's folder puts it there".into(),
+            );
         }
         let host_uid = match rustix::process::geteuid() {
             me if me.is_root() => self.host.settings.slot_uid_base,

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use super::cgroup::Cgroup;
 use super::error::SandboxError;
 use super::limits::{LimitHit, Limits};
+use super::open_files::{self, Wanted};
 use super::processes::{self, Process};
 use super::report::Limiter;
+use super::share::{DiskShare, Shortage};
 use super::tree;
 use super::workspace::Workspace;
 
@@ -24,6 +26,9 @@ pub(super) struct Meter {
     pub disk_poll: Duration,
     pub disk_entries: u64,
     pub disk_reserve_bytes: u64,
+    /// What this sandbox uses, beside the others of this server.
+    pub share: Arc<DiskShare>,
+    pub slots: u32,
     /// The process tree as last seen where only polling is possible: whether it is gone can't be asked
     /// of a cgroup there, and its outermost process may be gone before the others.
     pub seen: Arc<Mutex<Vec<Process>>>,
@@ -109,34 +114,70 @@ impl Meter {
             if let Some(hit) = self.measure_disk(limits).await? {
                 return Ok(hit);
             }
+            if let Some(hit) = self.host_short(limits)? {
+                return Ok(hit);
+            }
             // A walk over many files must not become the host's main work.
             tokio::time::sleep(self.disk_poll.max(begun.elapsed() * 5)).await;
         }
     }
 
+    /// Against this sandbox's own limits.
     pub(super) async fn measure_disk(&self, limits: &Limits) -> Result<Option<LimitHit>, SandboxError> {
-        let (workspace, limit_bytes) = (Arc::clone(&self.workspace), limits.disk_bytes);
-        let (limit, reserve_bytes) = (self.disk_entries, self.disk_reserve_bytes);
-        let walk = move || {
-            let tops = workspace.measured()?;
-            let free = rustix::fs::statvfs(&workspace.folder)
-                .map_err(|e| SandboxError::io("look at the file system of", &workspace.folder, e))?;
-            let used = tree::usage(&tops, limit_bytes, limit)
-                .map_err(|e| SandboxError::io("measure the work folder", &workspace.folder, e))?;
-            if used.bytes > limit_bytes {
-                Ok(Some(LimitHit::Disk { limit_bytes }))
-            } else if used.entries > limit {
-                Ok(Some(LimitHit::DiskEntries { limit }))
-            } else if used.unmeasurable {
-                Ok(Some(LimitHit::DiskUnmeasurable))
-            } else if free.f_bavail.saturating_mul(free.f_frsize) < reserve_bytes {
-                // Files that were deleted while open are in no folder, but they show here.
-                Err(SandboxError::HostDisk { reserve_bytes })
-            } else {
-                Ok(None)
+        let (meter, limit_bytes) = (self.clone(), limits.disk_bytes);
+        let look = move || meter.look_at_disk(limit_bytes);
+        tokio::task::spawn_blocking(look).await.map_err(SandboxError::Task)?
+    }
+
+    fn look_at_disk(&self, limit_bytes: u64) -> Result<Option<LimitHit>, SandboxError> {
+        let (folder, limit) = (&self.workspace.folder, self.disk_entries);
+        let tops = self.workspace.measured()?;
+        let mut used = tree::usage(&tops, limit_bytes, limit)
+            .map_err(|e| SandboxError::io("measure the work folder", folder, e))?;
+        if let Some(top) = tops.first() {
+            let about = rustix::fs::fstat(top).map_err(|e| SandboxError::io("look at", folder, e))?;
+            let held = open_files::deleted(&self.running(), Wanted { device: about.st_dev, most: limit });
+            used.bytes = used.bytes.saturating_add(held.bytes);
+            used.unmeasurable |= held.unmeasurable;
+        }
+        self.share.used(used.bytes);
+        if used.bytes > limit_bytes {
+            Ok(Some(LimitHit::Disk { limit_bytes }))
+        } else if used.entries > limit {
+            Ok(Some(LimitHit::DiskEntries { limit }))
+        } else if used.unmeasurable {
+            Ok(Some(LimitHit::DiskUnmeasurable))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Against what the host has left: of all sandboxes at most one ends for it.
+    fn host_short(&self, limits: &Limits) -> Result<Option<LimitHit>, SandboxError> {
+        let (folder, reserve_bytes) = (&self.workspace.folder, self.disk_reserve_bytes);
+        let about = rustix::fs::statvfs(folder)
+            .map_err(|e| SandboxError::io("look at the file system of", folder, e))?;
+        let free = about.f_bavail.saturating_mul(about.f_frsize);
+        if free >= reserve_bytes {
+            return Ok(None);
+        }
+        match self.share.shortage(limits.disk_bytes, self.slots) {
+            Shortage::GoOn => Ok(None),
+            Shortage::EndAsGreedy { share_bytes } => Ok(Some(LimitHit::DiskShare { share_bytes })),
+            Shortage::EndAsVictim => Err(SandboxError::HostDisk { reserve_bytes }),
+        }
+    }
+
+    /// The sandbox's processes, as the best witness on this host tells.
+    fn running(&self) -> Vec<i32> {
+        match (&self.cgroup, self.slot_uid) {
+            (Some(cgroup), _) => cgroup.processes(),
+            (None, Some(uid)) => processes::of_uid(uid),
+            (None, None) => {
+                let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.iter().map(|process| process.pid).collect()
             }
-        };
-        tokio::task::spawn_blocking(walk).await.map_err(SandboxError::Task)?
+        }
     }
 
     /// One round, without waiting.

@@ -53,3 +53,42 @@ pub struct SweepReport {
     pub processes: usize,
     pub mounts: usize,
 }
+
+/// Switches of the kernel that forbid user namespaces: file, the value that forbids, what to do.
+const NAMESPACE_SWITCHES: &[(&str, &str, &str)] = &[
+    (
+        "/proc/sys/user/max_user_namespaces",
+        "0",
+        "user namespaces are switched off; as root: sysctl -w user.max_user_namespaces=65536",
+    ),
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "0",
+        "user namespaces are for root only; as root: sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "AppArmor forbids user namespaces; as root: give bwrap an AppArmor profile with `userns`, \
+         or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+];
+
+/// Why the kernel may have refused a sandbox, each with what to do. `read` gives a file's content.
+pub(super) fn forbidden_namespaces(read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let forbids = |(file, value, _): &&(&str, &str, &str)| read(file).is_some_and(|now| now.trim() == *value);
+    NAMESPACE_SWITCHES.iter().filter(forbids).map(|(_, _, mend)| (*mend).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_forbids_namespaces_is_told_from_one_that_allows_them() {
+        let debian = |file: &str| file.contains("max_user").then(|| "96365\n".to_owned());
+        assert_eq!(forbidden_namespaces(debian), Vec::<String>::new());
+        let hardened = |file: &str| Some(if file.contains("apparmor") { "1\n" } else { "0\n" }.to_owned());
+        assert_eq!(forbidden_namespaces(hardened).len(), 3);
+    }
+}

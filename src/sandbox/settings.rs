@@ -63,6 +63,10 @@ pub struct MirrorSettings {
     /// How long a package document is served without asking upstream.
     pub document_fresh_seconds: u64,
     pub upstream_requests: usize,
+    /// Requests of one sandbox that are worked on at once; more wait.
+    pub sandbox_requests: usize,
+    /// Memory for package documents being rewritten, over all sandboxes.
+    pub documents_memory_bytes: u64,
     pub upstream_connect_seconds: u64,
     pub upstream_read_seconds: u64,
     /// Connections that one sandbox may have open to the mirror.
@@ -106,8 +110,22 @@ impl Settings {
         demand(self.wall_seconds >= 1, "sandbox.wall_seconds: at least 1");
         demand(self.mirror.connections >= 1, "sandbox.mirror.connections: at least 1");
         demand(self.mirror.upstream_requests >= 1, "sandbox.mirror.upstream_requests: at least 1");
+        demand(self.mirror.sandbox_requests >= 1, "sandbox.mirror.sandbox_requests: at least 1");
+        demand(
+            (1 << 20..1 << 40).contains(&self.mirror.documents_memory_bytes),
+            "sandbox.mirror.documents_memory_bytes: at least 1048576 (1 MiB), below 1 TiB",
+        );
+        demand(
+            !reqwest::Url::parse(&self.mirror.registry_url).is_ok_and(|url| holds_credential(&url)),
+            "sandbox.mirror.registry_url: without user and password; every tenant's build could read \
+             that registry through the mirror",
+        );
         found
     }
+}
+
+pub(super) fn holds_credential(url: &reqwest::Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
 }
 
 /// Whether production may run builds with this limiter; the message says what to do.
@@ -138,4 +156,28 @@ pub struct SandboxPaths {
     pub data_dir: PathBuf,
     /// The `libra` program, run as launcher and as shim.
     pub exe: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_address_with_a_credential_is_a_mistake() {
+        let all: toml::Table = toml::from_str(include_str!("../../config.toml")).unwrap();
+        let mut settings: Settings = all["sandbox"].clone().try_into().unwrap();
+        let mut mistakes = |url: &str| {
+            settings.mirror.registry_url = url.into();
+            settings.mistakes()
+        };
+        assert_eq!(mistakes(""), Vec::<String>::new());
+        assert_eq!(mistakes("https://registry.test/npm/"), Vec::<String>::new());
+        for private in
+            ["https://user:secret@registry.test/", "https://token@registry.test", "http://:pw@r.test"]
+        {
+            let found = mistakes(private);
+            assert!(found.len() == 1 && found[0].contains("registry_url"), "{private}: {found:?}");
+            assert!(!found[0].contains("secret"), "{found:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -53,22 +54,18 @@ impl SlotLocks {
         Ok(Self { folder, count, uid_base: me.is_root().then_some(uid_base) })
     }
 
-    /// Takes the first free slot, if there is one.
-    pub(super) fn try_take(&self, id: &str) -> Result<Option<Slot>, SandboxError> {
-        for index in 0..self.count {
-            if let Some(slot) = self.try_take_index(index, id)? {
-                return Ok(Some(slot));
-            }
-        }
-        Ok(None)
+    /// The slots that builds share.
+    pub(super) fn for_builds(&self) -> Range<u32> {
+        0..self.count
     }
 
-    /// Takes the slot kept for trials, so that a health check never waits for a build.
-    pub(super) fn try_take_trial(&self, id: &str) -> Result<Option<Slot>, SandboxError> {
-        self.try_take_index(self.count, id)
+    /// The slot kept for trials, so that a health check never waits for a build.
+    pub(super) fn for_trials(&self) -> Range<u32> {
+        self.count..self.count + 1
     }
 
-    fn try_take_index(&self, index: u32, id: &str) -> Result<Option<Slot>, SandboxError> {
+    /// Takes this slot if it is free.
+    pub(super) fn try_take(&self, index: u32, id: &str) -> Result<Option<Slot>, SandboxError> {
         let uid = self.uid_base.map(|base| base + index);
         let name = uid.map_or_else(
             || format!("user-{}-slot-{index}", rustix::process::geteuid().as_raw()),

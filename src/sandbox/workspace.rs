@@ -101,6 +101,26 @@ pub(super) fn remove_work_folder(work: &Path, name: &str) -> Result<(), SandboxE
     tree::remove(&parent, name).map_err(|e| SandboxError::io("remove the work folder", &work.join(name), e))
 }
 
+/// Removes every work folder whose inside belongs to `uid`. The caller holds that uid's slot and has not
+/// made a folder yet.
+pub(super) fn remove_folders_of(work: &Path, uid: u32) -> Result<(), SandboxError> {
+    let parent = tree::open_own_folder(work).map_err(|e| SandboxError::io("open", work, e))?;
+    let fail = |e: Errno| SandboxError::io("remove the work folder", work, e);
+    let belongs = |name: &std::ffi::CStr| {
+        let folder = tree::open_folder_beneath(&parent, name).ok()?;
+        ["tree", "home", "sockets"].into_iter().find(|inside| {
+            rustix::fs::statat(&folder, *inside, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| s.st_uid == uid)
+        })
+    };
+    for entry in tree::entries(&parent).map_err(fail)? {
+        let (name, _) = entry.map_err(fail)?;
+        if let (Some(_), Ok(name)) = (belongs(&name), name.to_str()) {
+            tree::remove(&parent, name).map_err(fail)?;
+        }
+    }
+    Ok(())
+}
+
 fn make_folder(parent: impl AsFd, name: &str, owner: Option<u32>) -> Result<(), Errno> {
     rustix::fs::mkdirat(&parent, name, Mode::RWXU)?;
     give(&parent, name, owner)

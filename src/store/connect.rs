@@ -1,10 +1,12 @@
 //! Opening the database: one writer connection, a few readers, the schema brought up under a lock.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use migration::{Migrator, MigratorTrait};
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Connection};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
@@ -45,6 +47,18 @@ impl Store {
         Ok(Self { write, read })
     }
 
+    /// Whether a database that is there answers; makes none and leaves its schema as it is.
+    ///
+    /// # Errors
+    /// If it can't be opened or asked.
+    pub async fn try_existing(settings: &Settings, default_path: &Path) -> Result<(), StoreError> {
+        let url = sqlite_url(settings, default_path).replace("mode=rwc", "mode=rw");
+        let read = connect(&url, settings, 1).await?;
+        let answered = super::clock::now(&read).await;
+        drop(read.close().await);
+        answered.map(|_| ())
+    }
+
     /// Begins a transaction that will write. On SQLite it is immediate: a deferred one that turns
     /// into a writer fails at once, whatever the busy timeout.
     pub(super) async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
@@ -60,7 +74,9 @@ impl Store {
     /// # Errors
     /// If the database does not answer.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        super::clock::now(&self.read).await.map(|_| ())
+        super::clock::now(&self.read).await?;
+        self.begin().await?.rollback().await?;
+        Ok(())
     }
 
     /// The database's clock, in milliseconds since 1970.
@@ -95,6 +111,7 @@ async fn connect(url: &str, settings: &Settings, connections: u32) -> Result<Dat
         .acquire_timeout(Duration::from_millis(settings.acquire_timeout_ms))
         .sqlx_logging(false)
         .test_before_acquire(false)
+        .map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_clean(connection))))
         .map_sqlx_sqlite_opts(move |o| {
             o.journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
@@ -104,11 +121,29 @@ async fn connect(url: &str, settings: &Settings, connections: u32) -> Result<Dat
     Ok(Database::connect(options).await?)
 }
 
+/// Whether a connection that comes back may be used again.
+///
+/// SQLite ends a transaction by itself when the disk is full or fails. The library's own rollback
+/// then finds none, and it goes on counting one: later transactions would be savepoints within a
+/// transaction that nobody commits, each reported as done and none of them durable.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    if !connection.is_in_transaction() {
+        return Ok(true);
+    }
+    // A rollback may be on its way; the ping comes back after it.
+    connection.ping().await?;
+    let clean = !connection.is_in_transaction();
+    if !clean {
+        tracing::warn!("a database connection lost its transaction and is replaced");
+    }
+    Ok(clean)
+}
+
 /// Waits for an exclusive lock on `path`, off the executor.
 async fn lock_file(path: &Path) -> Result<nix::fcntl::Flock<std::fs::File>, StoreError> {
     let path = path.to_owned();
     let locked = tokio::task::spawn_blocking(move || {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
             .map_err(|(_, errno)| std::io::Error::from(errno))
     })

@@ -330,6 +330,8 @@ async fn supersede_queued(
         .filter(deployment::Column::ProjectId.eq(project))
         .filter(deployment::Column::Target.eq(target))
         .filter(deployment::Column::Status.eq("queued"))
+        // One that is live already and waits to finish can't be taken back.
+        .filter(deployment::Column::SwitchedAt.is_null())
         .all(tx)
         .await?;
     for row in older {

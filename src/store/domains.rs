@@ -1,5 +1,7 @@
 //! Custom domains: claims, and what is served.
 
+use std::collections::HashMap;
+
 use entity::{custom_domain, project};
 use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
 
@@ -71,10 +73,18 @@ impl Store {
             .all(&self.read)
             .await?;
         let mut served = Vec::with_capacity(rows.len());
-        for row in rows {
-            if let Some(project) = project::Entity::find_by_id(&row.project_id).one(&self.read).await? {
-                served.push(ServedDomain { hostname: row.hostname, worker_name: project.worker_name });
-            }
+        for batch in rows.chunks(1_000) {
+            let workers: HashMap<String, String> = project::Entity::find()
+                .filter(project::Column::Id.is_in(batch.iter().map(|d| d.project_id.clone())))
+                .all(&self.read)
+                .await?
+                .into_iter()
+                .map(|p| (p.id, p.worker_name))
+                .collect();
+            served.extend(batch.iter().filter_map(|d| {
+                let worker_name = workers.get(&d.project_id)?.clone();
+                Some(ServedDomain { hostname: d.hostname.clone(), worker_name })
+            }));
         }
         Ok(served)
     }

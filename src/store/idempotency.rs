@@ -1,7 +1,9 @@
 //! Remembered `Idempotency-Key`s, per organization and credential.
 
 use entity::idempotency_key;
-use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter,
+};
 
 use super::{Store, StoreError};
 
@@ -24,20 +26,17 @@ pub enum Remembered {
     OtherBody,
 }
 
-pub(super) async fn find(
-    tx: &DatabaseTransaction,
+pub(super) async fn find<C: ConnectionTrait>(
+    connection: &C,
     org: &str,
     key: &IdempotencyKey,
     now: i64,
 ) -> Result<Remembered, StoreError> {
     let primary = (org.to_owned(), key.credential_id.clone(), key.key.clone());
-    let Some(row) = idempotency_key::Entity::find_by_id(primary.clone()).one(tx).await? else {
+    let found = idempotency_key::Entity::find_by_id(primary).one(connection).await?;
+    let Some(row) = found.filter(|r| r.created_at + REMEMBERED_MS > now) else {
         return Ok(Remembered::Nothing);
     };
-    if row.created_at + REMEMBERED_MS <= now {
-        idempotency_key::Entity::delete_by_id(primary).exec(tx).await?;
-        return Ok(Remembered::Nothing);
-    }
     Ok(if row.body_digest == key.body_digest {
         Remembered::SameBody { deployment_id: row.deployment_id }
     } else {
@@ -52,6 +51,9 @@ pub(super) async fn remember(
     deployment: &str,
     now: i64,
 ) -> Result<(), StoreError> {
+    // One past its day may still stand under this key.
+    let primary = (org.to_owned(), key.credential_id.clone(), key.key.clone());
+    idempotency_key::Entity::delete_by_id(primary).exec(tx).await?;
     idempotency_key::Entity::insert(idempotency_key::ActiveModel {
         org_id: Set(org.into()),
         credential_id: Set(key.credential_id.clone()),

@@ -1,15 +1,19 @@
 //! What a running attempt writes: heartbeat, steps, version, switch. Every write names the fence.
 
+use std::collections::HashSet;
+
 use entity::{deployment, deployment_step, project_target, version};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, UpdateMany};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect, UpdateMany,
+};
 
 use super::deployments::DeploymentRow;
 use super::{Store, StoreError, clock, events, routes};
 use crate::domain::{Step, StepStatus, VersionId};
 
 /// The hold that an attempt has on its deployment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hold {
     pub deployment: String,
     pub fence: i64,
@@ -71,14 +75,17 @@ impl Hold {
 }
 
 impl Store {
-    /// Extends the lease.
+    /// Extends the lease. One that has run out stays so, as whoever saw it may be acting on it.
     ///
     /// # Errors
-    /// [`StoreError::FenceLost`] if the lease was taken or the deployment has ended.
+    /// [`StoreError::FenceLost`] if the lease was taken or ran out, or the deployment has ended.
     pub async fn lease_extend(&self, hold: &Hold, lease_ms: i64) -> Result<Pulse, StoreError> {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
         let row = hold.row(&tx).await?;
+        if row.lease_until.is_some_and(|until| until < now) {
+            return Err(StoreError::FenceLost);
+        }
         hold.update().col_expr(deployment::Column::LeaseUntil, Expr::value(now + lease_ms)).exec(&tx).await?;
         tx.commit().await?;
         Ok(pulse_of(&row))
@@ -91,6 +98,18 @@ impl Store {
             Some(row) if row.fence == hold.fence && row.status == "in_progress" => Ok(pulse_of(&row)),
             _ => Err(StoreError::FenceLost),
         }
+    }
+
+    /// Every hold there is, on whatever server.
+    pub async fn lease_holds(&self) -> Result<HashSet<Hold>, StoreError> {
+        let rows: Vec<(String, i64)> = deployment::Entity::find()
+            .select_only()
+            .columns([deployment::Column::Id, deployment::Column::Fence])
+            .filter(deployment::Column::Status.eq("in_progress"))
+            .into_tuple()
+            .all(&self.read)
+            .await?;
+        Ok(rows.into_iter().map(|(deployment, fence)| Hold { deployment, fence }).collect())
     }
 
     pub async fn step_begin(&self, hold: &Hold, step: Step) -> Result<(), StoreError> {

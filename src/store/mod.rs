@@ -8,6 +8,7 @@ mod clock;
 mod connect;
 mod error;
 
+pub mod admission;
 pub mod deployments;
 pub mod domains;
 pub mod edges;

@@ -2,7 +2,7 @@
 
 use entity::{deployment, deployment_step, project};
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect};
 
 use super::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use super::journal::Hold;
@@ -29,21 +29,7 @@ impl Store {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
         let row = hold.row(&tx).await?;
-        end_row(hold, "completed", now)
-            .col_expr(deployment::Column::Progress, Expr::value(100))
-            .col_expr(deployment::Column::Cause, Expr::value(Option::<String>::None))
-            .exec(&tx)
-            .await?;
-        if let Some(tree) = tree {
-            project::Entity::update_many()
-                .col_expr(project::Column::TreeDigest, Expr::value(tree.as_str()))
-                .filter(project::Column::Id.eq(&row.project_id))
-                .exec(&tx)
-                .await?;
-        }
-        quota::end(&tx, &row.id, QuotaEnd::Settled, now).await?;
-        let data = serde_json::json!({ "progress": 100 });
-        events::add(&tx, &row.id, now, events::Kind::Completed, "Deployment completed", data).await?;
+        complete(&tx, hold, &row, tree.map(Digest::as_str), now).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -172,6 +158,28 @@ impl Store {
             .await?)
     }
 
+    /// Whether the end of this row's lease completes it, because its version is live and was fetched.
+    pub async fn lease_end_completes(&self, row: &DeploymentRow) -> Result<bool, StoreError> {
+        Ok(confirmed_live(&self.read, row).await?.is_some())
+    }
+
+    /// Takes an expired lease away from its holder for good, by raising the fence; it stays expired.
+    /// From here on the attempt can't finish any more, so that it may be written off. Answers the row,
+    /// or nothing when the lease is alive or somebody else was faster.
+    pub async fn lease_seize(&self, hold: &Hold) -> Result<Option<DeploymentRow>, StoreError> {
+        let tx = self.begin().await?;
+        let now = clock::now(&tx).await?;
+        let seized = hold
+            .update()
+            .col_expr(deployment::Column::Fence, Expr::col(deployment::Column::Fence).add(1))
+            .filter(deployment::Column::LeaseUntil.lt(now))
+            .exec(&tx)
+            .await?;
+        let row = deployment::Entity::find_by_id(&hold.deployment).one(&tx).await?;
+        tx.commit().await?;
+        Ok(row.filter(|_| seized.rows_affected > 0))
+    }
+
     /// Ends an expired lease: the deployment waits for its next attempt, is cancelled if that was
     /// asked, or fails with `cause` when it has no attempt left. The dead letter is confirmed
     /// before this is called for the last time. Answers whether the lease was really expired.
@@ -192,7 +200,9 @@ impl Store {
             .col_expr(deployment::Column::CrashesInStep, Expr::value(crashes))
             .exec(&tx)
             .await?;
-        if row.cancel_requested_at.is_some() && row.switched_at.is_none() {
+        if let Some(tree) = confirmed_live(&tx, &row).await? {
+            complete(&tx, hold, &row, tree.as_deref(), now).await?;
+        } else if row.cancel_requested_at.is_some() && row.switched_at.is_none() {
             end_row(hold, "cancelled", now)
                 .col_expr(deployment::Column::CancelReason, Expr::value("requested"))
                 .exec(&tx)
@@ -217,6 +227,53 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+async fn complete(
+    tx: &DatabaseTransaction,
+    hold: &Hold,
+    row: &DeploymentRow,
+    tree: Option<&str>,
+    now: i64,
+) -> Result<(), StoreError> {
+    end_row(hold, "completed", now)
+        .col_expr(deployment::Column::Progress, Expr::value(100))
+        .col_expr(deployment::Column::Cause, Expr::value(Option::<String>::None))
+        .exec(tx)
+        .await?;
+    if let Some(tree) = tree {
+        project::Entity::update_many()
+            .col_expr(project::Column::TreeDigest, Expr::value(tree))
+            .filter(project::Column::Id.eq(&row.project_id))
+            .exec(tx)
+            .await?;
+    }
+    skip_steps(tx, &row.id, now).await?;
+    quota::end(tx, &row.id, QuotaEnd::Settled, now).await?;
+    let data = serde_json::json!({ "progress": 100 });
+    events::add(tx, &row.id, now, events::Kind::Completed, "Deployment completed", data).await
+}
+
+/// Whether the attempt whose lease ran out had its version live *and* fetched: only cleanup was
+/// left, which can't fail a deployment, however often its process dies. Answers the tree's digest.
+async fn confirmed_live<C: ConnectionTrait>(
+    tx: &C,
+    row: &DeploymentRow,
+) -> Result<Option<Option<String>>, StoreError> {
+    #[derive(serde::Deserialize)]
+    struct Synced {
+        tree: String,
+    }
+    let steps = deployment_step::Entity::find()
+        .filter(deployment_step::Column::DeploymentId.eq(&row.id))
+        .all(tx)
+        .await?;
+    let done = |s: &deployment_step::Model| s.step == Step::Deploy.as_str() && s.status == "completed";
+    if row.switched_at.is_none() || row.attempt < MAX_ATTEMPTS || !steps.iter().any(done) {
+        return Ok(None);
+    }
+    let sync = steps.into_iter().find(|s| s.step == Step::Sync.as_str()).and_then(|s| s.result);
+    Ok(Some(sync.and_then(|text| serde_json::from_str::<Synced>(&text).ok()).map(|s| s.tree)))
 }
 
 /// Cancels a deployment that nobody runs.

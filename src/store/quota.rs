@@ -3,9 +3,11 @@
 
 use entity::{quota_entry, quota_period};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
-use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter,
+};
 
-use super::StoreError;
+use super::{Store, StoreError};
 use crate::domain::time;
 
 /// The one plan there is.
@@ -46,6 +48,18 @@ pub(super) async fn reserve(
         .await
         .map(|_| ())
         .or_else(|e| if matches!(e, sea_orm::DbErr::RecordNotInserted) { Ok(()) } else { Err(e) })?;
+    // The plan may have changed since the period was opened; what is spent already stays allowed.
+    quota_period::Entity::update_many()
+        .col_expr(quota_period::Column::LimitCount, Expr::value(limit))
+        .filter(quota_period::Column::OrgId.eq(org))
+        .filter(quota_period::Column::Period.eq(&period))
+        .filter(
+            Expr::col(quota_period::Column::Reserved)
+                .add(Expr::col(quota_period::Column::Settled))
+                .lte(limit),
+        )
+        .exec(tx)
+        .await?;
     let taken = quota_period::Entity::update_many()
         .col_expr(quota_period::Column::Reserved, Expr::col(quota_period::Column::Reserved).add(1))
         .filter(quota_period::Column::OrgId.eq(org))
@@ -70,6 +84,17 @@ pub(super) async fn reserve(
     .exec_without_returning(tx)
     .await?;
     Ok(true)
+}
+
+/// Whether a reservation could be made now. Only an early answer: `reserve` decides.
+pub(super) async fn is_used_up<C: ConnectionTrait>(
+    connection: &C,
+    org: &str,
+    limit: i64,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let row = quota_period::Entity::find_by_id((org.to_owned(), time::month(now))).one(connection).await?;
+    Ok(row.map_or(limit == 0, |r| r.reserved + r.settled >= limit))
 }
 
 /// Ends a reservation, once: a second call for the same deployment changes nothing.
@@ -106,4 +131,12 @@ pub(super) async fn end(
         .exec(tx)
         .await?;
     Ok(())
+}
+
+impl Store {
+    /// Whether a deployment's reservation stands.
+    pub async fn quota_is_reserved(&self, deployment: &str) -> Result<bool, StoreError> {
+        let entry = quota_entry::Entity::find_by_id(deployment).one(&self.read).await?;
+        Ok(entry.is_some_and(|e| e.state == "reserved"))
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use entity::{project, project_target, route_epoch, version};
+use entity::{deployment, project, project_target, route_epoch, version};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    TransactionTrait,
+    QueryTrait, TransactionTrait,
 };
 
 use super::{Store, StoreError};
@@ -69,7 +69,12 @@ impl Store {
             .all(&tx)
             .await?;
         let live = with_workers(&tx, targets).await?;
-        let versions = version::Entity::find().filter(version::Column::RouteEpoch.gt(epoch)).all(&tx).await?;
+        let mut versions = version::Entity::find().filter(version::Column::RouteEpoch.gt(epoch));
+        if epoch == 0 {
+            // Who knows nothing yet need not be told what is gone.
+            versions = versions.filter(version::Column::RetiredAt.is_null());
+        }
+        let versions = versions.all(&tx).await?;
         tx.commit().await?;
         Ok(RouteChanges { epoch: now_at, live, versions })
     }
@@ -106,6 +111,17 @@ impl Store {
             .filter(version::Column::ProjectId.eq(project))
             .filter(version::Column::RetiredAt.is_null())
             .filter(version::Column::Id.is_not_in(live))
+            // One that is on its way to its switch is newer than anything it could be retired for.
+            .filter(
+                version::Column::DeploymentId.not_in_subquery(
+                    deployment::Entity::find()
+                        .select_only()
+                        .column(deployment::Column::Id)
+                        .filter(deployment::Column::ProjectId.eq(project))
+                        .filter(deployment::Column::FinishedAt.is_null())
+                        .into_query(),
+                ),
+            )
             .order_by_desc(version::Column::CreatedAt)
             .offset(keep)
             .limit(1_000)

@@ -140,10 +140,6 @@ impl Server {
         self.signal(nix::sys::signal::Signal::SIGTERM);
         self.child.wait().unwrap()
     }
-
-    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
 }
 
 impl Drop for Server {

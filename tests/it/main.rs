@@ -8,16 +8,35 @@ mod blocked;
 mod tenants;
 mod wire;
 
+mod host;
+
+mod browser;
+mod build_env;
+mod builds;
+mod doctor;
+
+mod failing;
+
+mod actors;
 mod api_deploy;
 mod api_errors;
 mod api_projects;
+mod broker;
 mod cancel;
 mod cli;
+mod database;
+mod dead_letters;
+mod disk;
 mod front_door;
 mod idempotency;
+mod kills;
 mod openapi;
 mod secrets;
 mod serving;
+mod serving_alone;
 mod spine;
+mod stopping;
 mod streams;
+mod switching;
 mod tenancy;
+mod two_servers;

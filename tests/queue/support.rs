@@ -111,13 +111,13 @@ pub fn settings(changes: &str) -> Settings {
 }
 
 pub fn tools_dir() -> PathBuf {
-    std::env::var_os("LIBRA_TOOLS")
+    std::env::var_os("LIBRA__TOOLS_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".libra/tools"), PathBuf::from)
 }
 
 pub fn nats_server() -> PathBuf {
     let path = tools_dir().join("nats-server/nats-server");
-    assert!(path.is_file(), "{} is missing; run make test, or set LIBRA_TOOLS", path.display());
+    assert!(path.is_file(), "{} is missing; run make install, or set LIBRA__TOOLS_DIR", path.display());
     path
 }
 

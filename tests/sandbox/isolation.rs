@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use libra::sandbox::ExecEnd;
 
-use crate::yard::{Yard, command, is_root, node, processes_with, run, wait_until};
+use crate::yard::{Yard, command, is_root, libra, node, processes_with, root, run, wait_until};
 
 #[tokio::test]
 async fn report_tries_for_real_and_names_the_limiter() {
@@ -49,7 +49,7 @@ fn order_with_uid(uid: &str) -> String {
         "bound":{{"tree":"/tmp","home":"/tmp","shim":"{}","node":null,"sockets":null}},"tmp_bytes":1048576,
         "directory":"","shim":{{"argv":["id"],"env":[],"network":false}}}}"#,
         std::process::id(),
-        env!("CARGO_BIN_EXE_libra")
+        libra().display()
     )
 }
 
@@ -69,7 +69,8 @@ fn launch(argv: &[&str], order: &str) -> (Option<i32>, String) {
 
 #[test]
 fn launcher_refuses_host_root_and_user_namespaces() {
-    let libra = [env!("CARGO_BIN_EXE_libra"), "internal", "sandbox-launch"];
+    let program = libra().display().to_string();
+    let libra = [program.as_str(), "internal", "sandbox-launch"];
     // As root `null` means root itself; as anybody else it is the caller, so 0 must be asked for.
     for uid in if is_root() { &["0", "null"][..] } else { &["0"][..] } {
         let (code, message) = launch(&libra, &order_with_uid(uid));
@@ -98,7 +99,7 @@ async fn host_files_do_not_exist_inside() {
         console.log(fs.readdirSync("/run").join(" "), "|", fs.readdirSync("/home").join(" "));"#,
         secret,
         yard.home(),
-        env!("CARGO_MANIFEST_DIR"),
+        root(),
     );
     let ran = run(&mut *sandbox, node(&script)).await;
     ran.must_succeed();

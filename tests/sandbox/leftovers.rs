@@ -7,7 +7,7 @@ use libra::sandbox::SandboxError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::yard::{Yard, command, node, processes_with, run, wait_until};
+use crate::yard::{Yard, command, is_root, node, processes_with, run, wait_until};
 
 fn is_empty(folder: &std::path::Path) -> bool {
     std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
@@ -176,4 +176,84 @@ async fn a_destroyed_sandbox_leaves_no_cgroup() {
         .destroy()
         .await
         .unwrap();
+}
+
+fn lock_name(yard: &Yard, index: u32) -> String {
+    match rustix::process::geteuid() {
+        me if me.is_root() => format!("slot-{}", yard.settings.slot_uid_base + index),
+        me => format!("user-{}-slot-{index}", me.as_raw()),
+    }
+}
+
+/// A group inside the slot's group, so that it can't be removed; gone again on drop.
+struct Stuck(Vec<std::path::PathBuf>);
+
+impl Stuck {
+    fn in_slot(yard: &Yard, index: u32) -> Self {
+        let hierarchies = ["/sys/fs/cgroup/memory/libra", "/sys/fs/cgroup/libra"].map(std::path::Path::new);
+        let groups = hierarchies.into_iter().filter(|at| is_root() && at.exists());
+        let groups: Vec<_> = groups.map(|at| at.join(lock_name(yard, index)).join("stuck")).collect();
+        groups.iter().for_each(|group| std::fs::create_dir_all(group).unwrap());
+        Self(groups)
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            std::fs::remove_dir(group).ok();
+            std::fs::remove_dir(group.parent().unwrap()).ok();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_cannot_be_used_does_not_hide_the_clean_ones() {
+    let yard = Yard::new();
+    // The first can't be locked, the second can't be cleaned.
+    let locks = std::path::Path::new(&yard.settings.lock_directory);
+    std::os::unix::fs::symlink("/nowhere", locks.join(lock_name(&yard, 0))).unwrap();
+    let _stuck = Stuck::in_slot(&yard, 1);
+    for id in ["spare.1", "spare.2"] {
+        let mut sandbox = yard.sandbox(id).await;
+        run(&mut *sandbox, node("0")).await.must_succeed();
+        sandbox.destroy().await.unwrap();
+    }
+    let yard = Yard::with(|settings| settings.slots = 1);
+    let locks = std::path::Path::new(&yard.settings.lock_directory);
+    std::os::unix::fs::symlink("/nowhere", locks.join(lock_name(&yard, 0))).unwrap();
+    let error = yard.provider.create(yard.order("none.1")).await.err().unwrap();
+    assert!(!error.is_user_fault() && !matches!(error, SandboxError::SlotWait { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_sweep_goes_on_where_one_leftover_resists() {
+    let yard = Yard::new();
+    // A slot is listed once it was used.
+    yard.sandbox("first.1").await.destroy().await.unwrap();
+    let _stuck = Stuck::in_slot(&yard, 0);
+    std::fs::create_dir_all(yard.work().join("dead.1/tree")).unwrap();
+    let report = yard.provider.sweep(&|_| false).await.unwrap();
+    assert_eq!(report.folders, 1);
+    assert!(is_empty(&yard.work()));
+}
+
+#[tokio::test]
+async fn a_slot_is_used_only_without_the_folders_of_its_last_holder() {
+    let yard = Yard::new();
+    let left = yard.work().join("left.1/tree");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("old"), "").unwrap();
+    let base = yard.settings.slot_uid_base;
+    let foreign = yard.work().join("other.1/tree");
+    std::fs::create_dir_all(&foreign).unwrap();
+    if is_root() {
+        std::os::unix::fs::chown(&left, Some(base), Some(base)).unwrap();
+        std::os::unix::fs::chown(&foreign, Some(base + 1), Some(base + 1)).unwrap();
+    }
+    let sandbox = yard.sandbox("next.1").await;
+    // An ordinary user's slots share one uid, so only the sweep can tell whose folder it is.
+    assert_eq!(left.exists(), !is_root());
+    assert!(foreign.exists());
+    sandbox.destroy().await.unwrap();
 }

@@ -174,3 +174,67 @@ async fn too_many_or_hidden_files_end_it() {
     sandbox.destroy().await.unwrap();
     assert!(!yard.work().join("deep.1").exists());
 }
+
+/// Writes 100 MiB into files that no folder holds, and stays.
+const HELD: &str = r#"
+import ctypes, mmap, os, signal, sys
+if "hidden" in sys.argv: ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+for i in range(10):
+    f = os.open("/work/held", os.O_RDWR | os.O_CREAT); os.unlink("/work/held")
+    os.write(f, bytes(10 << 20))
+    if "mapped" in sys.argv: kept = globals().setdefault("maps", []); kept.append(mmap.mmap(f, 4096)); os.close(f)
+signal.pause()"#;
+
+#[tokio::test]
+async fn deleted_files_that_are_still_held_count_as_disk() {
+    let yard = Yard::new();
+    // Only root may look behind a mapping, and Python's own mappings keep a second descriptor open.
+    for (id, how, named) in [
+        ("held.1", "open", "killed: disk limit 64 MiB"),
+        ("held.2", "mapped", "killed: disk limit 64 MiB"),
+        ("held.3", "hidden", "killed: disk limit"),
+    ] {
+        let mut sandbox = yard
+            .limited(id, |limits| {
+                limits.disk_bytes = 64 << 20;
+                limits.wall = Duration::from_secs(20);
+            })
+            .await;
+        let ran = run(&mut *sandbox, command(&["python3", "-c", HELD, how])).await;
+        assert!(ran.end().starts_with(named), "{how}: {} {}", ran.end(), ran.output);
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_host_short_of_space_ends_the_greediest_build_and_no_other() {
+    let yard = Yard::with(|settings| settings.disk_reserve_bytes = 1 << 60);
+    let stay = "setInterval(() => {}, 1000)";
+    let few = |limits: &mut libra::sandbox::Limits| {
+        limits.disk_bytes = 6 << 20;
+        limits.wall = Duration::from_secs(20);
+    };
+    let mut greedy = yard.limited("greedy.1", few).await;
+    greedy.write_files(vec![("big".into(), vec![1; 4 << 20].into())]).await.unwrap();
+    let ran = run(&mut *greedy, node(stay)).await;
+    assert!(ran.end().contains("more than its share of 2 MiB"), "{}", ran.end());
+    // Until its files are gone, nobody else has to make room.
+    let mut modest = yard.limited("modest.1", few).await;
+    run(&mut *modest, node("setTimeout(() => {}, 700)")).await.must_succeed();
+    greedy.destroy().await.unwrap();
+    let error = try_run(&mut *modest, node(stay), CancellationToken::new()).await.err().unwrap();
+    assert!(matches!(error, libra::sandbox::SandboxError::HostDisk { .. }), "{error}");
+    modest.destroy().await.unwrap();
+}
+
+#[tokio::test]
+async fn files_in_memory_get_less_room_where_no_cgroup_counts_them() {
+    let yard = Yard::new();
+    let polled = !limiter_suffix(&yard).await.is_empty();
+    let mut sandbox = yard.limited("tmp.1", |limits| limits.tmp_bytes = 64 << 20).await;
+    let script = r#"for (const at of ["/tmp", "/dev/shm"]) { const s = require("fs").statfsSync(at); console.log(s.blocks * s.bsize >> 20); }"#;
+    let ran = run(&mut *sandbox, node(script)).await;
+    let size = if polled { "32" } else { "64" };
+    assert_eq!(ran.must_succeed().output, format!("{size}\n{size}\n"));
+    sandbox.destroy().await.unwrap();
+}

@@ -19,6 +19,8 @@ struct Registry {
     seen: Seen,
     handle: actix_web::dev::ServerHandle,
     tarball: Arc<Vec<u8>>,
+    /// Requests for `/gated…` wait until there are permits.
+    gate: Arc<tokio::sync::Semaphore>,
 }
 
 impl Registry {
@@ -30,9 +32,11 @@ impl Registry {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let (base, served, log) = (url.clone(), Arc::clone(&tarball), Arc::clone(&seen));
         let corrupt = Arc::new(AtomicU32::new(1));
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let gates = Arc::clone(&gate);
         let server = HttpServer::new(move || {
             let (base, served, log) = (base.clone(), Arc::clone(&served), Arc::clone(&log));
-            let corrupt = Arc::clone(&corrupt);
+            let (corrupt, gates) = (Arc::clone(&corrupt), Arc::clone(&gates));
             App::new().default_service(web::to(move |request: HttpRequest| {
                 let headers: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
                 log.lock().unwrap().push(format!(
@@ -42,7 +46,13 @@ impl Registry {
                     headers.join(",")
                 ));
                 let answer = answer(&request, &base, &served, &corrupt);
-                async move { answer }
+                let gate = request.path().starts_with("/gated").then(|| Arc::clone(&gates));
+                async move {
+                    if let Some(gate) = gate {
+                        drop(gate.acquire().await);
+                    }
+                    answer
+                }
             }))
         })
         .workers(1)
@@ -52,7 +62,7 @@ impl Registry {
         .run();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { url, seen, handle, tarball }
+        Self { url, seen, handle, tarball, gate }
     }
 
     fn requests(&self, word: &str) -> usize {
@@ -64,6 +74,23 @@ fn answer(request: &HttpRequest, base: &str, tarball: &[u8], corrupt: &AtomicU32
     match request.path() {
         "/tiny" => HttpResponse::Ok().json(document(base, "tiny", &integrity(tarball))),
         "/broken" => HttpResponse::Ok().json(document(base, "broken", &integrity(b"something else"))),
+        "/bare" => HttpResponse::Ok().json(described(base, "bare", serde_json::json!({}))),
+        "/old" => {
+            HttpResponse::Ok().json(described(base, "old", serde_json::json!({ "shasum": shasum(tarball) })))
+        }
+        "/forged" => {
+            HttpResponse::Ok().json(described(base, "forged", serde_json::json!({ "shasum": shasum(b"") })))
+        }
+        "/odd/place/bare-1.0.0.tgz" | "/odd/place/old-1.0.0.tgz" | "/odd/place/forged-1.0.0.tgz" => {
+            HttpResponse::Ok().body(tarball.to_vec())
+        }
+        "/near" => HttpResponse::Found().insert_header(("location", "/tiny")).finish(),
+        "/round" => HttpResponse::Found().insert_header(("location", "/round")).finish(),
+        "/away" => {
+            let elsewhere = base.replace("127.0.0.1", "localhost");
+            HttpResponse::Found().insert_header(("location", format!("{elsewhere}secret"))).finish()
+        }
+        "/secret" => HttpResponse::Ok().json(document(base, "secret", "")),
         "/odd/place/tiny-1.0.0.tgz" | "/tiny/-/tiny-1.0.0.tgz" => HttpResponse::Ok().body(tarball.to_vec()),
         "/odd/place/broken-1.0.0.tgz" => {
             corrupt.fetch_add(1, Ordering::Relaxed);
@@ -74,11 +101,19 @@ fn answer(request: &HttpRequest, base: &str, tarball: &[u8], corrupt: &AtomicU32
 }
 
 fn document(base: &str, name: &str, integrity: &str) -> serde_json::Value {
+    described(base, name, serde_json::json!({ "integrity": integrity }))
+}
+
+fn described(base: &str, name: &str, mut dist: serde_json::Value) -> serde_json::Value {
+    dist["tarball"] = format!("{base}odd/place/{name}-1.0.0.tgz").into();
     serde_json::json!({
         "name": name, "dist-tags": { "latest": "1.0.0" },
-        "versions": { "1.0.0": { "name": name, "version": "1.0.0",
-            "dist": { "tarball": format!("{base}odd/place/{name}-1.0.0.tgz"), "integrity": integrity } } }
+        "versions": { "1.0.0": { "name": name, "version": "1.0.0", "dist": dist } }
     })
+}
+
+fn shasum(bytes: &[u8]) -> String {
+    hex::encode(sha1::Sha1::digest(bytes))
 }
 
 fn integrity(bytes: &[u8]) -> String {
@@ -209,5 +244,95 @@ async fn the_mirror_reads_and_nothing_else() {
     let seen = registry.seen.lock().unwrap().join("\n");
     assert!(!seen.contains("leak") && !seen.contains("authorization") && !seen.contains("passwd"), "{seen}");
     sandbox.destroy().await.unwrap();
+    registry.handle.stop(false).await;
+}
+
+/// A build that asks the mirror for each path in turn and prints what it gets.
+fn asking(paths: &[&str]) -> libra::sandbox::ExecOrder {
+    let script = format!(
+        r#"(async () => {{ for (const path of {paths:?}) {{
+            const answer = await fetch("http://127.0.0.1:4873" + path);
+            console.log(path, answer.status, (await answer.text()).length);
+        }} }})()"#
+    );
+    let mut order = node(&script);
+    order.network = true;
+    order
+}
+
+#[tokio::test]
+async fn redirects_lead_nowhere_but_to_the_registry_itself() {
+    let registry = Registry::start();
+    let yard = Yard::with(|settings| settings.mirror.registry_url = registry.url.clone());
+    let mut sandbox = yard.sandbox("redirect.1").await;
+    let ran = run(&mut *sandbox, asking(&["/near", "/away", "/round"])).await;
+    for line in ["/near 200", "/away 502", "/round 502"] {
+        assert!(ran.must_succeed().output.contains(line), "{line}: {}", ran.output);
+    }
+    assert_eq!(registry.requests("/secret"), 0);
+    assert!(registry.requests("/round") <= 4);
+    sandbox.destroy().await.unwrap();
+    registry.handle.stop(false).await;
+}
+
+#[tokio::test]
+async fn a_tarball_is_kept_only_once_its_document_vouches_for_it() {
+    let registry = Registry::start();
+    let yard = Yard::with(|settings| settings.mirror.registry_url = registry.url.clone());
+    let mut sandbox = yard.sandbox("vouch.1").await;
+    let asked = ["tiny", "old", "bare", "broken", "forged", "unknown"]
+        .map(|name| format!("/{name}/-/{name}-1.0.0.tgz"));
+    let twice: Vec<&str> = asked.iter().chain(&asked).map(String::as_str).collect();
+    let ran = run(&mut *sandbox, asking(&twice)).await;
+    let expected = [
+        ("tiny", 200, 1),
+        ("old", 200, 1),
+        ("bare", 200, 2),
+        ("broken", 502, 2),
+        ("forged", 502, 2),
+        ("unknown", 404, 0),
+    ];
+    for (name, status, fetches) in expected {
+        let line = format!("/{name}/-/{name}-1.0.0.tgz {status} ");
+        assert_eq!(ran.must_succeed().output.matches(&line).count(), 2, "{line}: {}", ran.output);
+        assert_eq!(registry.requests(&format!("/{name}-1.0.0.tgz")), fetches, "{name}");
+    }
+    let kept = |name: &str| yard.paths.mirror.join(format!("tarballs/{name}/{name}-1.0.0.tgz")).exists();
+    assert!(kept("tiny") && kept("old") && !kept("bare") && !kept("broken") && !kept("forged"));
+    assert!(std::fs::read_dir(yard.paths.mirror.join("temporary")).unwrap().next().is_none());
+    sandbox.destroy().await.unwrap();
+    registry.handle.stop(false).await;
+}
+
+#[tokio::test]
+async fn one_build_cannot_take_every_place_at_the_registry() {
+    let registry = Registry::start();
+    let yard = Yard::with(|settings| {
+        settings.mirror.registry_url = registry.url.clone();
+        settings.mirror.upstream_requests = 3;
+        settings.mirror.sandbox_requests = 2;
+    });
+    let mut greedy =
+        yard.limited("greedy.1", |limits| limits.wall = std::time::Duration::from_secs(60)).await;
+    // Giving up at once must not free a place for the next request either.
+    let script = r#"for (let i = 0; i < 20; i++) fetch("http://127.0.0.1:4873/gated" + i, { signal: AbortSignal.timeout(100 * i) }).catch(() => {}); setInterval(() => {}, 1000)"#;
+    let mut order = node(script);
+    order.network = true;
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let token = cancel.clone();
+    let running = tokio::spawn(async move {
+        crate::yard::try_run(&mut *greedy, order, token).await.unwrap();
+        greedy.destroy().await.unwrap();
+    });
+    crate::yard::wait_until("it holds its places", || registry.requests("/gated") == 2).await;
+    let mut modest =
+        yard.limited("modest.1", |limits| limits.wall = std::time::Duration::from_secs(20)).await;
+    let ran = run(&mut *modest, asking(&["/tiny"])).await;
+    assert!(ran.must_succeed().output.contains("/tiny 200"), "{}", ran.output);
+    assert_eq!(registry.requests("/gated"), 2);
+    registry.gate.add_permits(1000);
+    cancel.cancel();
+    running.await.unwrap();
+    modest.destroy().await.unwrap();
     registry.handle.stop(false).await;
 }

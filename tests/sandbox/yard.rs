@@ -35,10 +35,24 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Where Node and npm for builds lie; `make tools` puts them there.
+/// As the suite finds them when it runs: it also runs from a copy, as a user who can't enter the checkout.
+fn at_run_time(variable: &str, at_build_time: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| at_build_time.into(), PathBuf::from)
+}
+
+/// The program under test.
+pub fn libra() -> PathBuf {
+    at_run_time("CARGO_BIN_EXE_libra", env!("CARGO_BIN_EXE_libra"))
+}
+
+/// The checkout, or the copy of it.
+pub fn root() -> PathBuf {
+    at_run_time("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Where Node and npm for builds lie; `make install` puts them there.
 pub fn tools() -> PathBuf {
-    std::env::var_os("LIBRA_TEST_TOOLS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".libra/tools"), PathBuf::from)
+    std::env::var_os("LIBRA__TOOLS_DIR").map_or_else(|| root().join(".libra/tools"), PathBuf::from)
 }
 
 impl Yard {
@@ -60,7 +74,7 @@ impl Yard {
             tools: tools(),
             mirror: home.path().join("data/mirror"),
             data_dir: home.path().join("data"),
-            exe: env!("CARGO_BIN_EXE_libra").into(),
+            exe: libra(),
         };
         let provider = provider(&settings, paths.clone()).unwrap();
         Self { provider, settings, paths, home }
@@ -123,6 +137,8 @@ pub fn settings() -> Settings {
         upstream_connect_seconds = 2
         upstream_read_seconds = 10
         connections = 64
+        sandbox_requests = 16
+        documents_memory_bytes = 268435456
         "#,
     )
     .unwrap()

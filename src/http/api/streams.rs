@@ -9,7 +9,6 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures_util::Stream;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::deployments::visible;
@@ -19,6 +18,7 @@ use crate::http::FrontDoor;
 use crate::http::auth::Caller;
 use crate::http::openapi::ReadRefusals;
 use crate::http::problem::Problem;
+use crate::http::stream_places::StreamPlace;
 use crate::store::StoreError;
 
 /// Between two looks at the record.
@@ -66,7 +66,7 @@ pub async fn logs(
     let row = visible(&caller, &id, &door).await?;
     let form = if wants_events(&req) { Form::Events } else { Form::Text };
     let follow = form == Form::Events || asked.follow.as_deref().is_some_and(|f| f == "1" || f == "true");
-    let source = Source { door, deployment: row.id, what: What::Log, form, follow };
+    let source = Source { door, deployment: row.id, org: row.org_id, what: What::Log, form, follow };
     respond(&req, source)
 }
 
@@ -84,7 +84,14 @@ pub async fn events(
     door: Data<FrontDoor>,
 ) -> Result<HttpResponse, Problem> {
     let row = visible(&caller, &id, &door).await?;
-    let source = Source { door, deployment: row.id, what: What::Events, form: Form::Events, follow: true };
+    let source = Source {
+        door,
+        deployment: row.id,
+        org: row.org_id,
+        what: What::Events,
+        form: Form::Events,
+        follow: true,
+    };
     respond(&req, source)
 }
 
@@ -103,6 +110,7 @@ enum Form {
 struct Source {
     door: Data<FrontDoor>,
     deployment: String,
+    org: String,
     what: What,
     form: Form,
     follow: bool,
@@ -114,12 +122,19 @@ struct Reading {
     ends_at: Instant,
     spoke_at: Instant,
     last_look: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Option<StreamPlace>,
 }
 
 fn respond(req: &HttpRequest, source: Source) -> Result<HttpResponse, Problem> {
-    let permit = source.door.streams.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::overloaded("Too many streams are open; try again shortly."))?;
+    // What ends by itself needs no place among those that stay.
+    let place = match source.follow {
+        true => Some(source.door.streams.enter(&source.org).ok_or_else(|| {
+            Problem::overloaded(
+                "Too many streams of this organization are open; close some, or try again shortly.",
+            )
+        })?),
+        false => None,
+    };
     let resume = req.headers().get("last-event-id").and_then(|v| v.to_str().ok());
     let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) && text.len() <= 18 {
         true => text.parse::<i64>().ok(),
@@ -139,7 +154,7 @@ fn respond(req: &HttpRequest, source: Source) -> Result<HttpResponse, Problem> {
     };
     let now = Instant::now();
     let reading =
-        Reading { source, after, ends_at: now + limit, spoke_at: now, last_look: false, _permit: permit };
+        Reading { source, after, ends_at: now + limit, spoke_at: now, last_look: false, _place: place };
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .content_type(kind)

@@ -8,6 +8,7 @@ pub mod negotiate;
 pub mod range;
 pub mod request_id;
 mod site;
+mod sliced;
 #[cfg(test)]
 mod tests;
 mod unread;

@@ -9,7 +9,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 
-use crate::http::edge::{EdgeState, conditional, describe, negotiate, range};
+use crate::http::edge::{EdgeState, conditional, describe, negotiate, range, sliced};
 use crate::routing::{EdgeRefusal, Resolved};
 use crate::runtime::cache::{Body, etag};
 use crate::runtime::lookup::Intent;
@@ -110,7 +110,7 @@ impl Sending<'_> {
         let whole = self.extent(Encoding::Identity);
         let body = if self.cache.holds(whole) {
             let held = self.held(Encoding::Identity, whole).await?;
-            BoxBody::new(held.bytes.slice(start as usize..(start + bytes) as usize))
+            sliced::body(held.bytes.slice(start as usize..(start + bytes) as usize))
         } else {
             self.streamed(Extent { offset: whole.offset + start, size: bytes }).await?
         };
@@ -133,7 +133,7 @@ impl Sending<'_> {
         }
         if self.cache.holds(extent) {
             let held = self.held(encoding, extent).await?;
-            return Ok((BoxBody::new(held.bytes), held.etag));
+            return Ok((sliced::body(held.bytes), held.etag));
         }
         Ok((self.streamed(extent).await?, etag(self.file, encoding)))
     }

@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::settings::MirrorSettings;
-use asset::Asset;
+use asset::{Asset, Form};
 use store::{Kept, Store};
 use upstream::Upstream;
 
@@ -44,6 +44,8 @@ pub enum MirrorError {
     RegistryUnknown,
     #[error("`{url}` is not an http or https address of a registry")]
     RegistryUrl { url: String },
+    #[error("the registry's address holds a user or password, which builds would use; set another one")]
+    RegistryCredential,
     #[error("the mirror's HTTP client could not be made")]
     Client(#[source] reqwest::Error),
     #[error("the mirror could not {action}")]
@@ -67,6 +69,8 @@ pub(super) struct Mirror {
     /// connections and fetches that others wait for must not end with them.
     runtime: Handle,
     places: Semaphore,
+    /// In KiB: documents are held whole while they are rewritten, in the server's own memory.
+    documents_memory: Semaphore,
     flights: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -85,6 +89,7 @@ impl Mirror {
             upstream: OnceCell::new(),
             runtime: Handle::try_current().map_err(MirrorError::NoRuntime)?,
             places: Semaphore::new(settings.upstream_requests),
+            documents_memory: Semaphore::new(kib(settings.documents_memory_bytes) as usize),
             flights: Mutex::default(),
             settings: settings.clone(),
         }))
@@ -95,33 +100,48 @@ impl Mirror {
         self.upstream.get_or_try_init(|| Upstream::find(&self.settings, &self.tools)).await
     }
 
-    /// The asset from disk, or from upstream and then from disk.
-    async fn get(self: &Arc<Self>, asset: Asset) -> Result<Kept, MirrorError> {
-        let fresh = Duration::from_secs(self.settings.document_fresh_seconds);
-        if let Some(kept) = self.store.find(&asset, Some(fresh)).await? {
+    /// The asset from disk, or from upstream and then from disk. `place` is one of its sandbox's places:
+    /// it is given back when the work is done, also if nobody waits for it any more.
+    async fn get(self: &Arc<Self>, asset: Asset, place: OwnedSemaphorePermit) -> Result<Kept, MirrorError> {
+        if let Some(kept) = self.store.find(&asset, Some(self.fresh())).await? {
             return Ok(kept);
         }
         let mirror = Arc::clone(self);
         let fetch = async move {
-            let flight = mirror.flight(&asset.key());
-            let _only_one = flight.lock().await;
-            if let Some(kept) = mirror.store.find(&asset, Some(fresh)).await? {
-                return Ok(kept);
-            }
-            match mirror.fetch(&asset).await {
-                Ok(()) => mirror.store.find(&asset, None).await?.ok_or(MirrorError::NotFound),
-                Err(error @ (MirrorError::NotFound | MirrorError::Integrity)) => Err(error),
-                // Old news beats none: installs go on while the registry is away.
-                Err(error) => match mirror.store.find(&asset, None).await? {
-                    Some(stale) => {
-                        tracing::warn!(registry.asset = %asset.key(), error = %error, "serving a stale package document");
-                        Ok(stale)
-                    }
-                    None => Err(error),
-                },
-            }
+            let _place = place;
+            mirror.fetch_once(&asset).await
         };
         self.runtime.spawn(fetch).await.map_err(MirrorError::Task)?
+    }
+
+    fn fresh(&self) -> Duration {
+        Duration::from_secs(self.settings.document_fresh_seconds)
+    }
+
+    /// Those who want the same asset at once wait for one fetch.
+    async fn fetch_once(&self, asset: &Asset) -> Result<Kept, MirrorError> {
+        let flight = self.flight(&asset.key());
+        let _only_one = flight.lock().await;
+        if let Some(kept) = self.store.find(asset, Some(self.fresh())).await? {
+            return Ok(kept);
+        }
+        let fetched = match asset {
+            Asset::Document { name, form } => self.fetch_document(asset, name, *form).await.map(|()| None),
+            Asset::Tarball { name, file } => self.fetch_tarball(asset, name, file).await,
+        };
+        match fetched {
+            Ok(Some(unkept)) => Ok(unkept),
+            Ok(None) => self.store.find(asset, None).await?.ok_or(MirrorError::NotFound),
+            Err(error @ (MirrorError::NotFound | MirrorError::Integrity)) => Err(error),
+            // Old news beats none: installs go on while the registry is away.
+            Err(error) => match self.store.find(asset, None).await? {
+                Some(stale) => {
+                    tracing::warn!(registry.asset = %asset.key(), error = %error, "serving a stale package document");
+                    Ok(stale)
+                }
+                None => Err(error),
+            },
+        }
     }
 
     fn flight(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -137,25 +157,63 @@ impl Mirror {
         flight
     }
 
-    async fn fetch(&self, asset: &Asset) -> Result<(), MirrorError> {
-        let upstream = self.upstream().await?;
-        // The semaphore is never closed.
-        let _place = self.places.acquire().await.ok();
-        match asset {
-            Asset::Document { name, form } => {
-                let body = upstream.document(name, *form, self.settings.document_bytes).await?;
-                let (served, origins) = tokio::task::spawn_blocking(move || document::rewrite(&body))
-                    .await
-                    .map_err(MirrorError::Task)??;
-                self.store.keep_document(asset, served, origins).await
-            }
-            Asset::Tarball { name, file } => {
-                let origin = self.store.origin(name, file).await;
-                let target = self.store.temporary().await?;
-                let limit = self.settings.tarball_bytes;
-                let fetched = upstream.tarball(name, file, origin.as_ref(), limit, &target).await;
-                self.store.keep_tarball(asset, target, fetched).await
-            }
-        }
+    async fn fetch_document(&self, asset: &Asset, name: &str, form: Form) -> Result<(), MirrorError> {
+        let aside = self.store.temporary().await?;
+        let rewritten = self.rewrite_document(name, form, &aside).await;
+        drop(tokio::fs::remove_file(&aside).await);
+        let (served, origins, _memory) = rewritten?;
+        self.store.keep_document(asset, served, origins).await
     }
+
+    async fn rewrite_document(
+        &self,
+        name: &str,
+        form: Form,
+        aside: &Path,
+    ) -> Result<(Vec<u8>, Vec<u8>, Option<SemaphorePermit<'_>>), MirrorError> {
+        let size = {
+            let upstream = self.upstream().await?;
+            // The semaphores are never closed.
+            let _place = self.places.acquire().await.ok();
+            upstream.document(name, form, self.settings.document_bytes, aside).await?
+        };
+        let wanted = kib(size.saturating_mul(document::MEMORY_FACTOR));
+        let all = kib(self.settings.documents_memory_bytes);
+        // First come, first served: a large document is not passed by small ones for ever.
+        let memory = self.documents_memory.acquire_many(wanted.min(all)).await.ok();
+        let (name, aside) = (name.to_owned(), aside.to_owned());
+        let rewrite = move || {
+            let body = std::fs::read(&aside).map_err(store::disk("read a fetched file"))?;
+            document::rewrite(&name, &body)
+        };
+        let (served, origins) = tokio::task::spawn_blocking(rewrite).await.map_err(MirrorError::Task)??;
+        Ok((served, origins, memory))
+    }
+
+    /// The file itself where nothing vouches for it, so that it must not be kept.
+    async fn fetch_tarball(
+        &self,
+        asset: &Asset,
+        name: &str,
+        file: &str,
+    ) -> Result<Option<Kept>, MirrorError> {
+        let mut origin = self.store.origin(name, file).await;
+        if origin.is_none() {
+            // A lockfile leads straight to the tarball; what it must hash to stands in the document.
+            let document = Asset::Document { name: name.to_owned(), form: Form::Abbreviated };
+            Box::pin(self.fetch_once(&document)).await?;
+            origin = self.store.origin(name, file).await;
+        }
+        let upstream = self.upstream().await?;
+        let _place = self.places.acquire().await.ok();
+        let target = self.store.temporary().await?;
+        let limit = self.settings.tarball_bytes;
+        let fetched = upstream.tarball(name, file, origin.as_ref(), limit, &target).await;
+        self.store.keep_tarball(asset, target, fetched).await
+    }
+}
+
+/// Semaphores count in 32 bits, and bytes don't fit.
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }

@@ -11,12 +11,19 @@ use actix_web::dev::ServerHandle;
 use actix_web::http::{Method, header};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rustix::fs::{AtFlags, Gid, Uid};
+use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
 use super::asset::Asset;
 use super::store::disk;
 use super::{Mirror, MirrorError};
 use crate::sandbox::tree;
+
+/// What one sandbox's requests share.
+struct Door {
+    mirror: Arc<Mirror>,
+    places: Arc<Semaphore>,
+}
 
 /// The listener of one sandbox; ends when dropped.
 pub(in crate::sandbox) struct MirrorSocket {
@@ -38,9 +45,12 @@ impl Mirror {
         owner: Option<u32>,
     ) -> Result<MirrorSocket, MirrorError> {
         let listener = bind(folder, owner).map_err(disk("listen for a sandbox"))?;
-        let mirror = web::Data::from(Arc::clone(self));
+        let door = web::Data::new(Door {
+            mirror: Arc::clone(self),
+            places: Arc::new(Semaphore::new(self.settings.sandbox_requests)),
+        });
         let server =
-            HttpServer::new(move || App::new().app_data(mirror.clone()).default_service(web::to(answer)))
+            HttpServer::new(move || App::new().app_data(door.clone()).default_service(web::to(answer)))
                 .workers(1)
                 .worker_max_blocking_threads(4)
                 .max_connections(self.settings.connections)
@@ -69,7 +79,7 @@ fn bind(folder: &Path, owner: Option<u32>) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn answer(request: HttpRequest, mirror: web::Data<Mirror>) -> HttpResponse {
+async fn answer(request: HttpRequest, door: web::Data<Door>) -> HttpResponse {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return HttpResponse::MethodNotAllowed()
             .insert_header((header::ALLOW, "GET, HEAD"))
@@ -83,7 +93,10 @@ async fn answer(request: HttpRequest, mirror: web::Data<Mirror>) -> HttpResponse
         Asset::Document { .. } => "application/json",
         Asset::Tarball { .. } => "application/octet-stream",
     };
-    match mirror.into_inner().get(asset.clone()).await {
+    let Ok(place) = Arc::clone(&door.places).acquire_owned().await else {
+        return HttpResponse::ServiceUnavailable().finish();
+    };
+    match door.mirror.get(asset.clone(), place).await {
         Ok(kept) => HttpResponse::Ok()
             .content_type(media_type)
             .no_chunking(kept.size)

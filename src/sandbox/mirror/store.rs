@@ -10,6 +10,7 @@ use tokio::fs;
 use super::MirrorError;
 use super::asset::Asset;
 use super::document::{Origin, Origins};
+use super::upstream::Tarball;
 
 pub(super) struct Store {
     folder: PathBuf,
@@ -102,14 +103,22 @@ impl Store {
         Ok(folder.join(uuid::Uuid::new_v4().simple().to_string()))
     }
 
+    /// Keeps a tarball that matched its digest; anything else is handed out once and forgotten.
     pub(super) async fn keep_tarball(
         &self,
         asset: &Asset,
         aside: PathBuf,
-        fetched: Result<u64, MirrorError>,
-    ) -> Result<(), MirrorError> {
+        fetched: Result<Tarball, MirrorError>,
+    ) -> Result<Option<Kept>, MirrorError> {
         match fetched {
-            Ok(size) => self.place(&aside, &self.folder.join(asset.key()), size).await,
+            Ok(Tarball::Verified { size }) => {
+                self.place(&aside, &self.folder.join(asset.key()), size).await.map(|()| None)
+            }
+            Ok(Tarball::Unverified { size }) => {
+                let opened = fs::File::open(&aside).await.map_err(disk("open a file"));
+                drop(fs::remove_file(&aside).await);
+                Ok(Some(Kept { file: opened?, size }))
+            }
             Err(error) => {
                 drop(fs::remove_file(&aside).await);
                 Err(error)

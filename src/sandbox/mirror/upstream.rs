@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use futures_util::StreamExt;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
+use sha1::Sha1;
 use sha2::{Digest, Sha512};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -15,12 +17,14 @@ use super::MirrorError;
 use super::asset::{ABBREVIATED, Form};
 use super::document::Origin;
 use super::store::disk;
-use crate::sandbox::settings::MirrorSettings;
+use crate::sandbox::settings::{MirrorSettings, holds_credential};
 
 pub(in crate::sandbox) struct Upstream {
     base: Url,
     client: Client,
 }
+
+const REDIRECTS: usize = 3;
 
 /// npm answers within a second; a machine under load gets more.
 const NPM_ANSWERS: Duration = Duration::from_secs(30);
@@ -31,40 +35,35 @@ impl Upstream {
             "" => ask_npm(tools).await?,
             set => set.to_owned(),
         };
+        let base = parse_base(&url)?;
         let client = Client::builder()
+            .redirect(within(base.clone()))
             .connect_timeout(Duration::from_secs(settings.upstream_connect_seconds))
             .read_timeout(Duration::from_secs(settings.upstream_read_seconds))
             .user_agent(concat!("libra/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(MirrorError::Client)?;
-        Ok(Self { base: parse_base(&url)?, client })
+        Ok(Self { base, client })
     }
 
+    /// Writes a package document to `target`: not into memory, which belongs to all builds.
     pub(super) async fn document(
         &self,
         name: &str,
         form: Form,
         limit_bytes: u64,
-    ) -> Result<Vec<u8>, MirrorError> {
+        target: &Path,
+    ) -> Result<u64, MirrorError> {
         let accept = match form {
             Form::Abbreviated => ABBREVIATED,
             Form::Full => "application/json",
         };
         // Registries know a scoped name as one segment.
         let url = self.beneath(&name.replace('/', "%2f"))?;
-        let response = self.get(url, accept).await?;
-        let mut body = Vec::new();
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            body.extend_from_slice(&chunk.map_err(unreachable)?);
-            if u64::try_from(body.len()).unwrap_or(u64::MAX) > limit_bytes {
-                return Err(MirrorError::TooLarge { limit_bytes });
-            }
-        }
-        Ok(body)
+        Ok(self.download(url, accept, limit_bytes, target).await?.size)
     }
 
-    /// Writes a tarball to `target` and gives its size, after its digest was checked where it is known.
+    /// Writes a tarball to `target`, after its digest was checked where one is known.
     pub(super) async fn tarball(
         &self,
         name: &str,
@@ -72,16 +71,31 @@ impl Upstream {
         origin: Option<&Origin>,
         limit_bytes: u64,
         target: &Path,
-    ) -> Result<u64, MirrorError> {
+    ) -> Result<Tarball, MirrorError> {
         let known = origin.and_then(|origin| Url::parse(&origin.url).ok());
         let url = match known {
             // A document may name any host; only the registry's own is asked.
             Some(url) if url.origin() == self.base.origin() => url,
             Some(_) | None => self.beneath(&format!("{name}/-/{file}"))?,
         };
-        let response = self.get(url, "*/*").await?;
-        let mut written = tokio::fs::File::create(target).await.map_err(disk("write a tarball"))?;
-        let (mut size, mut digest) = (0_u64, Sha512::new());
+        let got = self.download(url, "*/*", limit_bytes, target).await?;
+        match origin.and_then(|origin| got.matches(origin)) {
+            Some(false) => Err(MirrorError::Integrity),
+            Some(true) => Ok(Tarball::Verified { size: got.size }),
+            None => Ok(Tarball::Unverified { size: got.size }),
+        }
+    }
+
+    async fn download(
+        &self,
+        url: Url,
+        accept: &str,
+        limit_bytes: u64,
+        target: &Path,
+    ) -> Result<Downloaded, MirrorError> {
+        let response = self.get(url, accept).await?;
+        let mut written = tokio::fs::File::create(target).await.map_err(disk("write a fetched file"))?;
+        let (mut size, mut sha512, mut sha1) = (0_u64, Sha512::new(), Sha1::new());
         let mut stream = response.bytes_stream();
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(unreachable)?;
@@ -89,15 +103,12 @@ impl Upstream {
             if size > limit_bytes {
                 return Err(MirrorError::TooLarge { limit_bytes });
             }
-            digest.update(&chunk);
-            written.write_all(&chunk).await.map_err(disk("write a tarball"))?;
+            sha512.update(&chunk);
+            sha1.update(&chunk);
+            written.write_all(&chunk).await.map_err(disk("write a fetched file"))?;
         }
-        written.flush().await.map_err(disk("write a tarball"))?;
-        let found = base64::engine::general_purpose::STANDARD.encode(digest.finalize());
-        match origin.and_then(|origin| sha512_of(origin.integrity.as_deref()?)) {
-            Some(expected) if expected != found => Err(MirrorError::Integrity),
-            Some(_) | None => Ok(size),
-        }
+        written.flush().await.map_err(disk("write a fetched file"))?;
+        Ok(Downloaded { size, sha512: sha512.finalize().to_vec(), sha1: sha1.finalize().to_vec() })
     }
 
     fn beneath(&self, path: &str) -> Result<Url, MirrorError> {
@@ -115,8 +126,37 @@ impl Upstream {
     }
 }
 
-fn sha512_of(integrity: &str) -> Option<&str> {
-    integrity.split_whitespace().find_map(|one| one.strip_prefix("sha512-"))
+/// A fetched tarball, by what vouches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tarball {
+    Verified {
+        size: u64,
+    },
+    /// The document names no digest that is known here.
+    Unverified {
+        size: u64,
+    },
+}
+
+struct Downloaded {
+    size: u64,
+    sha512: Vec<u8>,
+    sha1: Vec<u8>,
+}
+
+impl Downloaded {
+    /// Whether the strongest digest that the document names fits; `None` where it names none.
+    fn matches(&self, origin: &Origin) -> Option<bool> {
+        let text = |digest: &[u8]| base64::engine::general_purpose::STANDARD.encode(digest);
+        let named = |prefix: &str, digest: &[u8]| {
+            let all = origin.integrity.as_deref().unwrap_or_default();
+            // Options may follow a digest after a question mark.
+            let mut found = all.split_whitespace().filter_map(|one| one.strip_prefix(prefix)).peekable();
+            found.peek().is_some().then(|| found.any(|one| one.split('?').next() == Some(&text(digest))))
+        };
+        let hex_digits = || Some(origin.shasum.as_deref()?.eq_ignore_ascii_case(&hex::encode(&self.sha1)));
+        named("sha512-", &self.sha512).or_else(|| named("sha1-", &self.sha1)).or_else(hex_digits)
+    }
 }
 
 /// The address may hold a registry's password, so it is taken out of the error.
@@ -127,10 +167,23 @@ fn unreachable(error: reqwest::Error) -> MirrorError {
 fn parse_base(text: &str) -> Result<Url, MirrorError> {
     let slash = if text.ends_with('/') { "" } else { "/" };
     match Url::parse(&format!("{text}{slash}")) {
+        // The mirror carries no credential: every tenant's build reads what it can read.
+        Ok(url) if holds_credential(&url) => Err(MirrorError::RegistryCredential),
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
         Ok(url) => Err(MirrorError::RegistryUrl { url: shown(&url) }),
         Err(_) => Err(MirrorError::RegistryUrl { url: "the configured text".into() }),
     }
+}
+
+/// A registry that leads elsewhere could make this server ask its own network.
+fn within(base: Url) -> Policy {
+    Policy::custom(move |attempt| {
+        if attempt.previous().len() <= REDIRECTS && attempt.url().origin() == base.origin() {
+            attempt.follow()
+        } else {
+            attempt.stop()
+        }
+    })
 }
 
 fn shown(url: &Url) -> String {

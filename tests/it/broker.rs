@@ -1,0 +1,121 @@
+//! The broker away, killed, emptied, or full of nonsense: nothing is lost and nothing is repeated.
+
+use async_nats::jetstream;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::app::TestApp;
+use crate::failing::{broker, broker_pid, quick, signal};
+
+#[tokio::test]
+async fn a_broker_that_is_away_or_killed_delays_a_deployment_and_loses_none() {
+    let app = TestApp::start_with(&quick(&[])).await;
+    let (waiting, waiting_worker) = app.project("waiting").await;
+    let (running, running_worker) = app.project("running").await;
+    // Killed in the middle of a deployment: its lease and its walk do not depend on the broker.
+    app.hold(&format!("build.begin@{running}")).await;
+    let on_its_way = app.deploy(&app.body(&running, &[("index.html", "<h1>running</h1>")])).await;
+    app.until_held(&on_its_way, "build").await;
+    let killed = broker_pid(&app.folder);
+    signal(killed, Signal::SIGKILL);
+    app.release(&format!("build.begin@{running}")).await;
+    let document = app.until_final(&on_its_way).await;
+    assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &1.into()), "{document:#}");
+    assert_eq!(app.worker(&running_worker, "/").await.text().await.unwrap(), "<h1>running</h1>");
+    app.wait("a new broker answers", async || {
+        broker_pid(&app.folder) != killed && app.health().await["checks"]["queue"]["status"] == "healthy"
+    })
+    .await;
+
+    // Away at POST: accepted all the same, and made as soon as it is back.
+    let stopped = broker_pid(&app.folder);
+    signal(stopped, Signal::SIGSTOP);
+    let id = app.deploy(&app.body(&waiting, &[("index.html", "<h1>waited</h1>")])).await;
+    app.wait("the ring was tried", async || app.server.log().contains("the broker took no ring")).await;
+    let (status, _) = app.get("/health").await;
+    assert!(status == 200 || status == 503);
+    app.wait("health tells", async || app.health().await["checks"]["queue"]["status"] == "unhealthy").await;
+    assert_eq!(app.status(&id).await["status"], "queued");
+    signal(stopped, Signal::SIGCONT);
+    let document = app.until_final(&id).await;
+    assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &1.into()), "{document:#}");
+    assert_eq!(app.switches(&id), "1");
+    assert_eq!(app.worker(&waiting_worker, "/").await.text().await.unwrap(), "<h1>waited</h1>");
+    app.wait("the queue is empty", async || app.health().await["checks"]["queue"]["messages"] == 0).await;
+    app.quota_balances();
+}
+
+#[tokio::test]
+async fn a_deleted_stream_is_made_again_and_what_was_in_it_is_rung_again() {
+    // One actor, which is held: the others wait in the stream.
+    let app = TestApp::start_with(&quick(&[("LIBRA__PIPELINE__CONCURRENCY", "1")])).await;
+    let (first, _) = app.project("first").await;
+    app.hold(&format!("build.begin@{first}")).await;
+    let held = app.deploy(&app.body(&first, &[("index.html", "<h1>held</h1>")])).await;
+    app.until_held(&held, "build").await;
+    let mut waiting = Vec::new();
+    for name in ["second", "third"] {
+        let (project, worker) = app.project(name).await;
+        waiting.push((app.deploy(&app.body(&project, &[("index.html", name)])).await, worker, name));
+    }
+    app.wait("both are rung", async || {
+        app.one("SELECT count(*) FROM deployment WHERE status = 'queued' AND rung_at IS NOT NULL") == "2"
+    })
+    .await;
+    let context = jetstream::new(broker(&app.folder).await);
+    context.delete_stream("deployment-queue").await.unwrap();
+    app.wait("the stream is there again", async || context.get_stream("deployment-queue").await.is_ok())
+        .await;
+    app.release(&format!("build.begin@{first}")).await;
+    assert_eq!(app.until_final(&held).await["status"], "completed");
+    for (id, worker, page) in &waiting {
+        let document = app.until_final(id).await;
+        assert_eq!(
+            (&document["status"], &document["attempt"]),
+            (&"completed".into(), &1.into()),
+            "{document:#}"
+        );
+        assert_eq!(app.switches(id), "1");
+        assert_eq!(app.worker(worker, "/").await.text().await.unwrap(), *page);
+    }
+    app.quota_balances();
+    assert!(app.letters().await.is_empty());
+}
+
+#[tokio::test]
+async fn messages_that_stand_for_no_deployment_become_dead_letters_and_leave_the_queue() {
+    let app = TestApp::start_with(&quick(&[])).await;
+    let (project, _) = app.project("real").await;
+    let id = app.deploy_live(&app.body(&project, &[("index.html", "<h1>real</h1>")])).await;
+    let context = jetstream::new(broker(&app.folder).await);
+    let other = "0123456789abcdef0123456789abcdef";
+    let job = |deployment: &str, org: &str| {
+        json!({ "version": 1, "deploymentId": deployment,
+            "params": { "projectId": project, "orgId": org, "userId": app.user, "ring": 1 },
+            "metadata": { "timestamp": "2026-01-01T00:00:00Z", "retryCount": 0, "priority": 1 } })
+        .to_string()
+    };
+    let subject = |org: &str| format!("deployment.jobs.{org}");
+    for (subject, body) in [
+        (subject(&app.org), "not json \u{0}".to_owned()),
+        (subject(&app.org), job(other, &app.org)),
+        // Another organization in the body, and an id that belongs to another organization.
+        (subject(&app.org), job(&id, other)),
+        (subject(other), job(&id, other)),
+        (subject("no-organization"), "{}".to_owned()),
+    ] {
+        context.publish(subject, body.into()).await.unwrap().await.unwrap();
+    }
+    app.wait("all are buried", async || app.letters().await.len() == 5).await;
+    app.wait("the queue is empty", async || app.health().await["checks"]["queue"]["messages"] == 0).await;
+    let letters = app.letters().await;
+    for (subject, letter) in &letters {
+        assert!(subject.starts_with("deployment.dlq.invalid."), "{subject}");
+        assert_eq!(letter["class"], "invalid");
+        assert!(letter.get("original").is_some() || letter.get("originalBase64").is_some());
+        assert_eq!(letter["cause"]["summary"], "The message was refused.");
+    }
+    assert!(letters.iter().any(|(s, _)| s == "deployment.dlq.invalid._"), "{letters:?}");
+    assert_eq!(app.status(&id).await["status"], "completed");
+    assert_eq!(app.switches(&id), "1");
+}
