@@ -1,11 +1,11 @@
 # The commands of this project. What they do stands in scripts/; this file only names them.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-SCRIPTS := scripts/lib.sh scripts/install scripts/install-test scripts/install-bench scripts/run scripts/test-sandbox
+SCRIPTS := scripts/lib.sh scripts/install scripts/install-test scripts/install-bench scripts/run scripts/test-sandbox scripts/test-openapi
 CARGO_TOOLS := .libra/cargo-tools/bin
 
 .PHONY: help run test install install-test install-bench doctor \
-	fmt fmt-check lint scripts-lint doc deny unused unit sandbox \
+	fmt fmt-check lint scripts-lint doc deny unused unit sandbox openapi \
 	bench bench-quick bench-deploy bench-static bench-memory bench-build
 
 help: ## Show these lines
@@ -14,7 +14,7 @@ help: ## Show these lines
 run: ## Install, build, start, deploy examples/vite-react, stay up until Ctrl-C
 	@scripts/run
 
-test: install install-test fmt-check lint scripts-lint doc deny unused unit sandbox ## Install what tests need, check everything, run all tests
+test: install install-test fmt-check lint scripts-lint doc deny unused unit sandbox openapi ## Install what tests need, check everything, run all tests
 
 install: ## Install what `make run` needs and is missing
 	@scripts/install
@@ -56,6 +56,9 @@ unit: ## All tests, as the user who calls
 
 sandbox: ## The sandbox suite again, as the other kind of user (root or ordinary)
 	@scripts/test-sandbox
+
+openapi: ## Run the OpenAPI document through a property-based tester, on a server of its own
+	@scripts/test-openapi
 
 bench-build: install install-bench
 	cargo build --release --locked

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::error::FieldProblem;
 use super::sources::SourceFile;
 use super::{Control, ControlError, projects};
 use crate::domain::hostname::Hostname;
@@ -56,8 +55,8 @@ impl Control {
         let project = self.project_get(&scope, &request.project).await?;
         let nothing_stored = projects::stored_tree(&project).is_none();
         if request.files.is_none() && request.history.is_empty() && nothing_stored {
-            let message = "is required: this project has no stored files yet";
-            return Err(ControlError::Invalid(vec![FieldProblem::new("initFiles", message)]));
+            let message = "This project has no stored files yet: send initFiles, or store files first.";
+            return Err(ControlError::Conflict(message));
         }
         let idempotency = request.idempotency.map(|(key, body_digest)| IdempotencyKey {
             credential_id: who.token_id.to_string(),

@@ -6,8 +6,10 @@ use serde_json::json;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::link::Link;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type};
+use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Schema, Type};
 use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::{api, docs, health};
@@ -44,7 +46,7 @@ use super::{api, docs, health};
         docs::favicon,
     ),
     components(schemas(super::problem::ErrorBody, api::InitFileBody)),
-    modifiers(&Bearer, &EveryAnswer, &Links),
+    modifiers(&Bearer, &Parameters, &EveryAnswer, &Links),
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
         (name = "projects", description = "Projects and their stored source"),
@@ -65,6 +67,43 @@ impl Modify for Bearer {
             .build();
         let components = openapi.components.get_or_insert_default();
         components.security_schemes.insert("bearer".to_owned(), RefOr::T(SecurityScheme::Http(scheme)));
+    }
+}
+
+/// A parameter that need not be there is left out: in a header or a query nothing can be null.
+struct Parameters;
+
+impl Modify for Parameters {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for operation in operations(openapi) {
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter
+                    && let Some(RefOr::T(schema)) = &parameter.schema
+                    && let Some(only) = without_null(schema)
+                {
+                    parameter.schema = Some(only);
+                }
+            }
+        }
+    }
+}
+
+/// The schema without its `null`; `None` where it has none.
+fn without_null(schema: &Schema) -> Option<RefOr<Schema>> {
+    let is_null = |kind: &SchemaType| *kind == SchemaType::Type(Type::Null);
+    match schema {
+        Schema::Object(object) => {
+            let SchemaType::Array(types) = &object.schema_type else { return None };
+            let mut object = object.clone();
+            object.schema_type = types.iter().find(|t| **t != Type::Null).cloned().map(SchemaType::Type)?;
+            Some(RefOr::T(Schema::Object(object)))
+        }
+        Schema::OneOf(one_of) => one_of
+            .items
+            .iter()
+            .find(|item| !matches!(item, RefOr::T(Schema::Object(o)) if is_null(&o.schema_type)))
+            .cloned(),
+        _ => None,
     }
 }
 
@@ -121,16 +160,19 @@ fn for_each_response(
     openapi: &mut utoipa::openapi::OpenApi,
     mut change: impl FnMut(&str, &str, &mut Response),
 ) {
-    for item in openapi.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post, &mut item.put].into_iter().flatten() {
-            let id = operation.operation_id.clone().unwrap_or_default();
-            for (status, response) in &mut operation.responses.responses {
-                if let RefOr::T(response) = response {
-                    change(&id, status, response);
-                }
+    for operation in operations(openapi) {
+        let id = operation.operation_id.clone().unwrap_or_default();
+        for (status, response) in &mut operation.responses.responses {
+            if let RefOr::T(response) = response {
+                change(&id, status, response);
             }
         }
     }
+}
+
+fn operations(openapi: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
+    let items = openapi.paths.paths.values_mut();
+    items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.put].into_iter().flatten())
 }
 
 /// The document as JSON.
@@ -260,6 +302,17 @@ mod tests {
             .collect();
         assert_eq!(links.len(), super::LINKS.iter().map(|(.., next)| next.len()).sum::<usize>());
         assert!(links.iter().all(|l| unique.contains(l["operationId"].as_str().unwrap())), "{links:?}");
+    }
+
+    #[test]
+    fn no_parameter_is_null() {
+        let document = document();
+        for operation in operations(&document) {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            for parameter in parameters {
+                assert!(!parameter["schema"].to_string().contains("null"), "{parameter}");
+            }
+        }
     }
 
     #[test]
