@@ -142,14 +142,15 @@ async fn variables_that_steer_programs_steer_none_outside_the_sandbox() {
     let folder = Folder::new();
     let (host, server) = Host::serve(&folder, &[]);
     let app = TestApp::on(folder, server);
-    let trace = app.folder.path().join("trace");
+    // Where every uid may write: outside it would lie in the host's folder, inside in the sandbox's own.
+    let trace = format!("libra-trace-{}", uuid::Uuid::new_v4().simple());
     let (project, worker) = app.project("steered").await;
     // Each of them writes where it is obeyed: as a file of the build, or as one of the host.
     let env = json!({
         "LD_PRELOAD": "/work/evil.so",
         "LD_LIBRARY_PATH": "/work",
         "LD_DEBUG": "files",
-        "LD_DEBUG_OUTPUT": trace.display().to_string(),
+        "LD_DEBUG_OUTPUT": format!("/tmp/{trace}"),
         "NODE_OPTIONS": "--require /work/evil.js",
         "PATH": "/work/bin:/opt/node/bin:/usr/bin:/bin",
         "HOME": "/root",
@@ -173,12 +174,8 @@ async fn variables_that_steer_programs_steer_none_outside_the_sandbox() {
     hostile["env"] = env;
     app.deploy_live(&hostile).await;
     assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "obeyed true");
-    let names: Vec<String> = std::fs::read_dir(app.folder.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .filter(|name| name.starts_with("trace"))
-        .collect();
-    assert_eq!(names, Vec::<String>::new());
+    let traces = || std::fs::read_dir("/tmp").unwrap().flatten().map(|e| e.file_name());
+    assert!(!traces().any(|name| name.to_string_lossy().starts_with(&trace)));
     assert!(!Path::new("/tmp/evil").exists() && !Path::new("/work/obeyed").exists());
     // The same folder, without the variables: nothing of them has stayed.
     app.deploy_live(&app.body(&project, &files)).await;

@@ -23,8 +23,12 @@ impl Host {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let uid_base = 30_000_000 + (std::process::id() % 20_000) * 1000 + number * UIDS;
         let (base, locks) = (uid_base.to_string(), folder.path().join("locks").display().to_string());
-        let mut all =
-            vec![("LIBRA__SANDBOX__SLOT_UID_BASE", &*base), ("LIBRA__SANDBOX__LOCK_DIRECTORY", &*locks)];
+        let mut all = vec![
+            ("LIBRA__SANDBOX__SLOT_UID_BASE", &*base),
+            ("LIBRA__SANDBOX__LOCK_DIRECTORY", &*locks),
+            // What a deployment leaves must be gone by its own doing, not by the sweep's.
+            ("LIBRA__SWEEP__THOROUGH_SECONDS", "3600"),
+        ];
         all.extend(settings);
         let server = folder.serve(&all);
         (Self { uid_base, system: system() }, server)
