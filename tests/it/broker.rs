@@ -47,8 +47,10 @@ async fn a_broker_that_is_away_or_killed_delays_a_deployment_and_loses_none() {
 
 #[tokio::test]
 async fn a_deleted_stream_is_made_again_and_what_was_in_it_is_rung_again() {
-    // One actor, which is held: the others wait in the stream.
-    let app = TestApp::start_with(&quick(&[("LIBRA__PIPELINE__CONCURRENCY", "1")])).await;
+    // One actor, which is held: the others wait in the stream. Deliveries are given up on much later,
+    // so it is the new stream that has them rung again.
+    let patient = [("LIBRA__PIPELINE__CONCURRENCY", "1"), ("LIBRA__NATS__ACK_WAIT_SECONDS", "60")];
+    let app = TestApp::start_with(&quick(&patient)).await;
     let (first, _) = app.project("first").await;
     app.hold(&format!("build.begin@{first}")).await;
     let held = app.deploy(&app.body(&first, &[("index.html", "<h1>held</h1>")])).await;

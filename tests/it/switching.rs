@@ -86,6 +86,45 @@ async fn one_that_is_live_and_waits_for_its_next_attempt_is_not_superseded() {
 }
 
 #[tokio::test]
+async fn a_walk_whose_fence_was_raised_writes_nothing_more() {
+    // It does not look by itself before it writes.
+    let app = TestApp::start_with(&quick(&[
+        ("LIBRA__PIPELINE__LEASE_SECONDS", "100"),
+        ("LIBRA__PIPELINE__HEARTBEAT_SECONDS", "50"),
+        ("LIBRA__PIPELINE__LOOK_MS", "90000"),
+        ("LIBRA__NATS__ACK_WAIT_SECONDS", "101"),
+    ]))
+    .await;
+    let places = ["sync.end", "deploy.begin", "deploy.switch", "cleanup.end"];
+    let mut walks = Vec::new();
+    for place in places {
+        let (project, _) = app.project(place).await;
+        app.hold(&format!("{place}@{project}")).await;
+        let id = app.deploy(&app.body(&project, &[("index.html", place)])).await;
+        app.until_held(&id, place.split_once('.').unwrap().0).await;
+        walks.push((id, format!("{place}@{project}")));
+    }
+    write(&app, "UPDATE deployment SET fence = fence + 1");
+    let all = "SELECT id, status, fence, event_seq, version_id, switched_at FROM deployment ORDER BY id";
+    let before = app.rows(all);
+    for (_, point) in &walks {
+        app.release(point).await;
+    }
+    let health = async || app.health().await["checks"]["queue"].clone();
+    app.wait("every walk is given up and acknowledged", async || {
+        let queue = health().await;
+        queue["messages"] == 0 && queue["ackPending"] == 0
+    })
+    .await;
+    assert_eq!(app.rows(all), before);
+    assert_eq!(
+        app.one("SELECT count(*) FROM project_target WHERE live_seq > 0"),
+        "1",
+        "only cleanup's was live"
+    );
+}
+
+#[tokio::test]
 async fn another_versions_bytes_behind_the_new_address_do_not_complete() {
     let app = TestApp::start_with(&quick(&[("LIBRA__PIPELINE__PROBE_TIMEOUT_MS", "1000")])).await;
     let (project, worker) = app.project("impostor").await;

@@ -66,12 +66,10 @@ async fn a_server_that_was_frozen_in_its_switch_changes_nothing_when_it_wakes() 
     app.until_held(&id, "deploy").await;
     let second = app.folder.serve(&settings);
     let frozen = std::mem::replace(&mut app.server, second);
+    app.hold(&format!("deploy.switch@{project}")).await;
     frozen.signal(Signal::SIGSTOP);
-    // The second one takes the deployment over and makes a newer one after it.
-    let document = app.until_final(&id).await;
-    assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &2.into()), "{document:#}");
-    app.deploy_live(&app.body(&project, &[("index.html", "new")])).await;
-    let rows = app.rows("SELECT id, status, fence, attempt, finished_at FROM deployment ORDER BY id");
+    // The second one takes the deployment over and is before its own switch when the first wakes.
+    app.until_held(&id, "deploy").await;
     let release = format!("http://{}/testing/release/deploy.switch@{project}", frozen.operator);
     frozen.signal(Signal::SIGCONT);
     // Its connections have timed out while it was frozen: a fresh one.
@@ -85,8 +83,13 @@ async fn a_server_that_was_frozen_in_its_switch_changes_nothing_when_it_wakes() 
     .await;
     // Stopped in order, so that whatever it still wanted to write was written or refused.
     assert!(frozen.stop().success());
-    assert_eq!(app.rows("SELECT id, status, fence, attempt, finished_at FROM deployment ORDER BY id"), rows);
+    assert_eq!(app.switches(&id), "0");
+    assert_eq!(app.worker(&worker, "/").await.status(), 404);
+    app.release(&format!("deploy.switch@{project}")).await;
+    let document = app.until_final(&id).await;
+    assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &2.into()), "{document:#}");
     assert_eq!(app.switches(&id), "1");
+    app.deploy_live(&app.body(&project, &[("index.html", "new")])).await;
     assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "new");
     app.quota_balances();
     app.nothing_is_left_of(&[id]).await;
