@@ -112,6 +112,8 @@ async fn queue(parts: &ActorParts, batch: u64) {
     let store = &parts.pipeline.control.store;
     match parts.queue.reconcile().await {
         Ok(r) if r.created_stream || r.created_consumer => match store.ring_all_again().await {
+            // As at every first start.
+            Ok(0) => {}
             Ok(rows) => {
                 tracing::warn!(rows, "the stream or consumer was made anew; waiting rows are rung again")
             }
