@@ -9,6 +9,7 @@ use super::mask::Masker;
 use crate::config;
 use crate::domain::time::now_ms;
 use crate::store::deployments::DeploymentRow;
+use crate::store::journal::Hold;
 use crate::store::{Store, StoreError};
 
 /// Newest lines kept as evidence of a failure.
@@ -21,7 +22,7 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// The log of one attempt.
 pub struct BuildLog<'a> {
     store: &'a Store,
-    deployment: &'a str,
+    hold: Hold,
     attempt: i32,
     masker: Masker,
     limit: usize,
@@ -49,7 +50,7 @@ impl<'a> BuildLog<'a> {
     ) -> Result<Self, StoreError> {
         Ok(Self {
             store,
-            deployment: &row.id,
+            hold: Hold::of(row),
             attempt: row.attempt,
             masker,
             limit: settings.log_bytes,
@@ -172,11 +173,10 @@ impl<'a> BuildLog<'a> {
         self.seq += 1;
         let mut again = false;
         loop {
-            match self.store.log_append(self.deployment, self.seq, self.attempt, now_ms(), text.clone()).await
-            {
+            match self.store.log_append(&self.hold, self.seq, self.attempt, now_ms(), text.clone()).await {
                 // The build waits meanwhile; the heartbeat ends it when the lease is lost.
                 Err(e) if e.may_pass() => {
-                    tracing::warn!(deployment.id = %self.deployment, error = %e, "a piece of the build log waits");
+                    tracing::warn!(deployment.id = %self.hold.deployment, error = %e, "a piece of the build log waits");
                     tokio::time::sleep(AWAY).await;
                     again = true;
                 }

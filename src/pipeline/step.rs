@@ -132,7 +132,11 @@ pub async fn run<T>(
     walk.pipeline.faults.reach(walk, step, Side::Begin).await?;
     let limit = timeout(walk, step);
     // Boxed: the futures of six steps in one state machine would be large.
-    let done = match tokio::time::timeout(limit, Box::pin(work)).await {
+    let worked = tokio::select! {
+        worked = tokio::time::timeout(limit, Box::pin(work)) => worked,
+        () = stoppable(walk, step) => return Err(StepError::Cancelled(CancelReason::Requested)),
+    };
+    let done = match worked {
         Ok(done) => done?,
         Err(_) => return Err(timed_out(step, limit)),
     };
@@ -158,6 +162,15 @@ where
             }
             Err(e) => return Err(StepError::store(step, e)),
         }
+    }
+}
+
+/// Ends when the step may be dropped where it stands, because a cancel was asked: waiting for a slot
+/// must not outlast it. Build kills its commands itself; deploy looks before its switch.
+async fn stoppable(walk: &Walk<'_>, step: Step) {
+    match step {
+        Step::Validate | Step::Sync | Step::Sandbox => walk.cancel.cancelled().await,
+        Step::Build | Step::Deploy | Step::Cleanup => std::future::pending().await,
     }
 }
 

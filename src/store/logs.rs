@@ -3,30 +3,37 @@
 use entity::build_log;
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
+use super::journal::Hold;
 use super::{Store, StoreError};
 
 pub use entity::build_log::Model as LogRow;
 
 impl Store {
-    /// Appends one chunk. `seq` continues where [`Store::log_last_seq`] ended; a zombie that
-    /// writes the same number is refused by the key.
+    /// Appends one chunk. `seq` continues where [`Store::log_last_seq`] ended. A zombie writes
+    /// nothing: its number would be the one that the rightful attempt is about to use.
+    ///
+    /// # Errors
+    /// [`StoreError::FenceLost`] if `hold` is no longer the current one.
     pub async fn log_append(
         &self,
-        deployment: &str,
+        hold: &Hold,
         seq: i64,
         attempt: i32,
         at: i64,
         text: String,
     ) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        hold.row(&tx).await?;
         build_log::Entity::insert(build_log::ActiveModel {
-            deployment_id: Set(deployment.into()),
+            deployment_id: Set(hold.deployment.clone()),
             seq: Set(seq),
             at: Set(at),
             attempt: Set(attempt),
             text: Set(text),
         })
-        .exec_without_returning(&self.write)
+        .exec_without_returning(&tx)
         .await?;
+        tx.commit().await?;
         Ok(())
     }
 
