@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use crate::answers::{assert_problem, keys};
 use crate::api_deploy::balance;
-use crate::app::{TestApp, answer, processes_with};
+use crate::app::{Folder, TestApp, answer, processes_with};
 use crate::blocked;
+use crate::host::Host;
 
 async fn cancel(app: &TestApp, id: &str) -> reqwest::Response {
     app.request(Method::POST, &format!("/api/v1/deployments/{id}/cancel")).send().await.unwrap()
@@ -64,4 +65,21 @@ async fn a_deployment_is_cancelled_while_it_waits_and_while_it_runs_but_not_when
     assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "after");
     assert_problem(cancel(&app, &"0".repeat(32)).await, 404, "DEPLOYMENT_NOT_FOUND").await;
     balance(&app);
+}
+
+#[tokio::test]
+async fn a_cancel_ends_the_wait_for_a_build_slot() {
+    let folder = Folder::new();
+    let (_host, server) = Host::serve(&folder, &[("LIBRA__SANDBOX__SLOTS", "1")]);
+    let app = TestApp::on(folder, server);
+    let (first, _) = app.project("has the slot").await;
+    let (second, _) = app.project("waits for it").await;
+    let running = blocked::start(&app, &blocked::body(&app, &first, "")).await;
+    let waiting = app.deploy(&blocked::body(&app, &second, "")).await;
+    app.until(&waiting, |d| d["currentStep"] == "sandbox").await;
+    assert_eq!(cancel(&app, &waiting).await.status(), 202);
+    let ended = app.until_final(&waiting).await;
+    assert_eq!(ended["status"], "cancelled", "{ended:#}");
+    assert_eq!(app.status(&running).await["status"], "in_progress", "the slot is still taken");
+    blocked::end(&app, &running).await;
 }

@@ -95,7 +95,7 @@ async fn a_walk_whose_fence_was_raised_writes_nothing_more() {
         ("LIBRA__NATS__ACK_WAIT_SECONDS", "101"),
     ]))
     .await;
-    let places = ["sync.end", "deploy.begin", "deploy.switch", "cleanup.end"];
+    let places = ["sync.end", "build.begin", "deploy.begin", "deploy.switch", "cleanup.end"];
     let mut walks = Vec::new();
     for place in places {
         let (project, _) = app.project(place).await;
@@ -107,6 +107,8 @@ async fn a_walk_whose_fence_was_raised_writes_nothing_more() {
     write(&app, "UPDATE deployment SET fence = fence + 1");
     let all = "SELECT id, status, fence, event_seq, version_id, switched_at FROM deployment ORDER BY id";
     let before = app.rows(all);
+    let log = "SELECT count(*) FROM build_log";
+    let logged = app.one(log);
     for (_, point) in &walks {
         app.release(point).await;
     }
@@ -117,6 +119,7 @@ async fn a_walk_whose_fence_was_raised_writes_nothing_more() {
     })
     .await;
     assert_eq!(app.rows(all), before);
+    assert_eq!(app.one(log), logged, "its number in the log is the next attempt's");
     assert_eq!(
         app.one("SELECT count(*) FROM project_target WHERE live_seq > 0"),
         "1",
