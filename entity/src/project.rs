@@ -14,6 +14,8 @@ pub struct Model {
     pub status: String,
     pub tree_digest: Option<String>,
     pub created_at: i64,
+    /// A JSON list of text.
+    pub egress_hosts: String,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

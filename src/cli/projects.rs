@@ -31,6 +31,20 @@ pub enum ProjectsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show or change the hosts beyond the registry that a project's builds may connect to
+    Egress {
+        /// The project's id
+        project: String,
+        /// Add a host: `host`, `host:port` or `*.host`; may be given several times
+        #[arg(long, value_name = "HOST")]
+        allow: Vec<String>,
+        /// Take a host away, as the list shows it
+        #[arg(long, value_name = "HOST")]
+        remove: Vec<String>,
+        /// Print the project as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// # Errors
@@ -46,8 +60,37 @@ pub async fn run(args: &ProjectsArgs, session: &Session) -> Result<Outcome, CliE
             let (org, _) = session.identity()?;
             show(&create(session, org, name).await?, *json);
         }
+        ProjectsCommand::Egress { project, allow, remove, json } => {
+            egress(session, project, allow, remove, *json).await?;
+        }
     }
     Ok(Outcome::Done)
+}
+
+async fn egress(
+    session: &Session,
+    id: &str,
+    allow: &[String],
+    remove: &[String],
+    json: bool,
+) -> Result<(), CliError> {
+    let path = format!("/api/v1/projects/{}", escape(id));
+    let mut project: Project = session.json(session.request(Method::GET, &path)).await?.0;
+    if !allow.is_empty() || !remove.is_empty() {
+        let mut hosts = project.egress_hosts;
+        hosts.retain(|host| !remove.contains(host));
+        hosts.extend(allow.iter().cloned());
+        let body = serde_json::json!({ "egressHosts": hosts });
+        project = session.json(session.request(Method::PATCH, &path).json(&body)).await?.0;
+    }
+    if json {
+        show(&project, true);
+    } else if project.egress_hosts.is_empty() {
+        render::line("builds of this project reach the npm registry and no other host");
+    } else {
+        project.egress_hosts.iter().for_each(|host| render::line(host));
+    }
+    Ok(())
 }
 
 /// The project of this name; two calls at once may make two, which the next call tells apart by age.

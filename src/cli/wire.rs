@@ -99,6 +99,8 @@ pub struct Project {
     pub org_id: String,
     pub worker_name: String,
     pub url: String,
+    #[serde(default)]
+    pub egress_hosts: Vec<String>,
 }
 
 /// A page of `GET /api/v1/projects`.

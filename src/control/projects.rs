@@ -2,6 +2,7 @@
 
 use super::sources::SourceFile;
 use super::{Control, ControlError};
+use crate::domain::egress::EgressHost;
 use crate::domain::source::SourceTree;
 use crate::domain::worker_name::{WorkerName, is_reserved, looks_like_preview};
 use crate::domain::{Digest, OrgScope, Principal, ProjectId, id};
@@ -41,6 +42,24 @@ impl Control {
         self.store.project_get(scope, id).await?.ok_or(ControlError::ProjectNotFound)
     }
 
+    /// Replaces the hosts that the project's builds may connect to.
+    ///
+    /// # Errors
+    /// As [`Control::project_get`].
+    pub async fn project_egress_set(
+        &self,
+        scope: &OrgScope,
+        id: &ProjectId,
+        hosts: &[EgressHost],
+    ) -> Result<ProjectRow, ControlError> {
+        let lines: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        if !self.store.project_egress_set(scope, id, &lines).await? {
+            return Err(ControlError::ProjectNotFound);
+        }
+        tracing::info!(project.id = %id, hosts = lines.len(), "egress list replaced");
+        self.project_get(scope, id).await
+    }
+
     /// The stored tree; an empty one if nothing was ever stored.
     ///
     /// # Errors
@@ -78,6 +97,13 @@ impl Control {
 #[must_use]
 pub fn stored_tree(project: &ProjectRow) -> Option<Digest> {
     project.tree_digest.as_deref().and_then(|d| Digest::parse(d).ok())
+}
+
+/// The hosts that a project's builds may connect to, as they are stored.
+#[must_use]
+pub fn egress_hosts(project: &ProjectRow) -> Vec<String> {
+    // Only this program writes the column.
+    serde_json::from_str(&project.egress_hosts).unwrap_or_default()
 }
 
 /// A name as a Worker name: lower-case letters, digits and single hyphens.

@@ -1,7 +1,9 @@
 //! Pure words and rules: names, states and their transitions, faults.
 //! Knows no framework and nothing else of ours.
 
+pub mod address;
 pub mod cause;
+pub mod egress;
 pub mod hostname;
 pub mod id;
 pub mod principal;

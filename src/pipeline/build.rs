@@ -148,6 +148,9 @@ impl Bench<'_, '_, '_> {
             memory_peak_bytes = outcome.memory_peak_bytes,
             "command ended"
         );
+        for note in self.sandbox.take_notes() {
+            self.say(&format!("libra: {note}")).await?;
+        }
         if outcome.process_limit_hits > 0 {
             // The build may live on without them, or fail in words that name anything but the reason.
             let hits = outcome.process_limit_hits;

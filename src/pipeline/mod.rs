@@ -70,7 +70,7 @@ pub(crate) struct Walk<'a> {
 async fn walk(walk: &Walk<'_>, sandbox: &mut sandbox::Held) -> Result<Option<Digest>, StepError> {
     let project = step::run(walk, Step::Validate, validate::run(walk)).await?;
     let source = step::run(walk, Step::Sync, sync::run(walk, &project)).await?;
-    let plan = step::run(walk, Step::Sandbox, sandbox::run(walk, &source, sandbox)).await?;
+    let plan = step::run(walk, Step::Sandbox, sandbox::run(walk, &project, &source, sandbox)).await?;
     let output = step::run(walk, Step::Build, build::run(walk, &source, plan, sandbox)).await?;
     step::run(walk, Step::Deploy, deploy::run(walk, &project, &output)).await?;
     match step::run(walk, Step::Cleanup, cleanup::run(walk, &project, sandbox)).await {

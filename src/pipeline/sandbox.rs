@@ -4,11 +4,13 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::Walk;
 use super::build::Built;
 use super::detect::{self, Plan};
 use super::step::{Done, StepError};
 use super::sync::{Source, journaled};
+use super::{Project, Walk};
+use crate::control::projects::egress_hosts;
+use crate::domain::egress::EgressHost;
 use crate::domain::{Digest, Step};
 use crate::sandbox::{Sandbox, SandboxError, SandboxOrder};
 
@@ -36,7 +38,12 @@ pub enum Work {
     Build(Box<detect::BuildPlan>),
 }
 
-pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Done<Work>, StepError> {
+pub async fn run(
+    walk: &Walk<'_>,
+    project: &Project,
+    source: &Source,
+    held: &mut Held,
+) -> Result<Done<Work>, StepError> {
     if let Some(built) = journaled::<Built>(walk, Step::Build).await? {
         return Ok(Done::skipped(Work::Reuse(built), "No sandbox needed: the build is reused"));
     }
@@ -50,12 +57,20 @@ pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Do
                 id: walk.name(),
                 limits: walk.control().settings.sandbox.limits(),
                 node_major: NODE_MAJOR,
+                egress: egress(walk, project),
             };
             let sandbox = walk.pipeline.sandboxes.create(order).await.map_err(from_sandbox)?;
             fill(walk, source, held.0.insert(sandbox)).await?;
             Ok(Done::completed(Work::Build(plan), "Sandbox ready"))
         }
     }
+}
+
+/// What the operator allows of the project's list.
+fn egress(walk: &Walk<'_>, project: &Project) -> Vec<EgressHost> {
+    let most = walk.control().settings.sandbox.egress.hosts_per_project;
+    let lines = egress_hosts(project);
+    lines.iter().take(most).filter_map(|line| EgressHost::parse(line).ok()).collect()
 }
 
 async fn plan(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {

@@ -20,6 +20,7 @@ pub(super) struct Bound {
 }
 
 pub(super) const REGISTRY_SOCKET: &str = "/run/libra/sockets/registry.sock";
+pub(super) const EGRESS_SOCKET: &str = "/run/libra/sockets/egress.sock";
 pub(super) const BUILD_HOME: &str = "/home/build";
 pub(super) const SEARCH_PATH: &str = "/opt/node/bin:/usr/bin:/bin";
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bwrap::{BUILD_HOME, Bound, SEARCH_PATH};
 use super::collect::{self, CollectLimits, CollectedFile, SkippedEntry};
+use super::egress::{Egress, EgressSocket};
 use super::error::SandboxError;
 use super::exec::{self, Started, Watch};
 use super::host::Host;
@@ -21,7 +22,7 @@ use super::limits::Limits;
 use super::meter::Meter;
 use super::mirror::{Mirror, MirrorSocket};
 use super::report::Limiter;
-use super::shim::{REGISTRY_PORT, ShimOrder};
+use super::shim::{EGRESS_PORT, REGISTRY_PORT, ShimOrder};
 use super::slot::Slot;
 use super::workspace::{self, Workspace};
 use super::{ExecOrder, ExecOutcome, Sandbox, SandboxOrder, path, processes, tree};
@@ -35,6 +36,9 @@ pub(super) enum Isolation {
         bwrap: PathBuf,
         node: Option<PathBuf>,
         mirror: Option<MirrorSocket>,
+        egress: Option<EgressSocket>,
+        /// Whether the project lists any host.
+        has_egress: bool,
     },
     /// Development only.
     None,
@@ -99,11 +103,12 @@ impl Cage {
         })
     }
 
-    /// Opens this sandbox's own way to the registry mirror.
-    pub(super) fn listen(&mut self, registry: &Arc<Mirror>) -> Result<(), SandboxError> {
+    /// Opens this sandbox's own ways to the registry mirror and to its egress hosts.
+    pub(super) fn listen(&mut self, registry: &Arc<Mirror>, out: &Arc<Egress>) -> Result<(), SandboxError> {
         let (folder, owner) = (self.workspace.sockets_path(), self.workspace.owner());
-        if let Isolation::Bubblewrap { mirror, .. } = &mut self.isolation {
+        if let Isolation::Bubblewrap { mirror, egress, .. } = &mut self.isolation {
             *mirror = Some(registry.listen(&folder, owner).map_err(SandboxError::Mirror)?);
+            *egress = Some(out.listen(&folder, owner)?);
         }
         Ok(())
     }
@@ -173,6 +178,10 @@ impl Cage {
             }
         };
         let mut env = base_environment();
+        if matches!(self.isolation, Isolation::Bubblewrap { has_egress: true, .. }) {
+            // Node's own fetch asks for a proxy only then, and pays 100 ms of every start for it.
+            env.push(("NODE_USE_ENV_PROXY".into(), "1".into()));
+        }
         env.extend(order.env);
         LaunchOrder {
             parent: i32::try_from(std::process::id()).unwrap_or(0),
@@ -205,6 +214,7 @@ impl Cage {
 /// What every command finds; a tenant's variable of the same name wins.
 fn base_environment() -> Vec<(String, String)> {
     let registry = format!("http://127.0.0.1:{REGISTRY_PORT}/");
+    let proxy = format!("http://127.0.0.1:{EGRESS_PORT}");
     [
         ("PATH", SEARCH_PATH),
         ("HOME", BUILD_HOME),
@@ -217,7 +227,11 @@ fn base_environment() -> Vec<(String, String)> {
         ("npm_config_update_notifier", "false"),
         ("npm_config_audit", "false"),
         ("npm_config_fund", "false"),
-        ("no_proxy", "127.0.0.1,localhost"),
+        // Also where no host is listed: what a tool wanted then stands in the build log.
+        ("https_proxy", &proxy),
+        ("HTTPS_PROXY", &proxy),
+        ("no_proxy", "127.0.0.1,localhost,::1"),
+        ("NO_PROXY", "127.0.0.1,localhost,::1"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
@@ -280,6 +294,13 @@ impl Sandbox for Cage {
         self.on_tree(move |tree, _| workspace::exists(tree, &path)).await
     }
 
+    fn take_notes(&mut self) -> Vec<String> {
+        match &self.isolation {
+            Isolation::Bubblewrap { egress: Some(egress), .. } => egress.book.take_lines(),
+            _ => Vec::new(),
+        }
+    }
+
     async fn destroy(mut self: Box<Self>) -> Result<(), SandboxError> {
         self.close_socket();
         match self.remains.take() {
@@ -291,8 +312,8 @@ impl Sandbox for Cage {
 
 impl Cage {
     fn close_socket(&mut self) {
-        if let Isolation::Bubblewrap { mirror, .. } = &mut self.isolation {
-            drop(mirror.take());
+        if let Isolation::Bubblewrap { mirror, egress, .. } = &mut self.isolation {
+            drop((mirror.take(), egress.take()));
         }
     }
 }

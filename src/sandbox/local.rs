@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::cage::{Cage, Isolation};
+use super::egress::Egress;
 use super::error::SandboxError;
 use super::host::Host;
 use super::limits::Limits;
@@ -42,9 +43,11 @@ impl Local {
             .bwrap
             .clone()
             .ok_or_else(|| SandboxError::IsolationMissing { missing: BWRAP_MISSING.into() })?;
-        let isolation = Isolation::Bubblewrap { bwrap, node, mirror: None };
+        let egress = Egress::new(&self.host.settings.egress, order.egress.clone());
+        let has_egress = !order.egress.is_empty();
+        let isolation = Isolation::Bubblewrap { bwrap, node, mirror: None, egress: None, has_egress };
         let mut cage = Cage::make(Arc::clone(&self.host), slot, order, isolation).await?;
-        cage.listen(&self.mirror)?;
+        cage.listen(&self.mirror, &egress)?;
         Ok(cage)
     }
 
@@ -59,7 +62,8 @@ impl Local {
             wall: Duration::from_secs(20),
             ..self.host.settings.limits()
         };
-        let mut cage = self.make(slot, SandboxOrder { id, limits, node_major: 0 }, None).await?;
+        let mut cage =
+            self.make(slot, SandboxOrder { id, limits, node_major: 0, egress: Vec::new() }, None).await?;
         let order = ExecOrder {
             argv: vec!["/usr/bin/true".into()],
             env: Vec::new(),

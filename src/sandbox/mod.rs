@@ -24,6 +24,7 @@ mod open_files;
 mod processes;
 mod share;
 mod slot;
+mod sockets;
 mod tree;
 mod workspace;
 
@@ -33,6 +34,7 @@ mod mounts;
 mod seccomp;
 mod shim;
 
+mod egress;
 pub mod mirror;
 
 use std::fmt;
@@ -44,12 +46,14 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::egress::EgressHost;
+
 pub use collect::{CollectLimits, CollectedFile, SkippedEntry};
 pub use error::SandboxError;
 pub use launch::launch_main;
 pub use limits::{LimitHit, Limits};
 pub use report::{IsolationReport, Limiter, SweepReport};
-pub use settings::{MirrorSettings, SandboxPaths, Settings, check_limiter_for_production};
+pub use settings::{EgressSettings, MirrorSettings, SandboxPaths, Settings, check_limiter_for_production};
 pub use shim::shim_main;
 
 /// A source of sandboxes.
@@ -104,6 +108,9 @@ pub trait Sandbox: Send {
     /// Whether a file or folder is there; a link is not.
     async fn exists(&mut self, path: &str) -> Result<bool, SandboxError>;
 
+    /// What happened since the last call and no command said, a line each: connections made and refused.
+    fn take_notes(&mut self) -> Vec<String>;
+
     /// Kills all, removes folder, cgroup and socket, frees the slot.
     async fn destroy(self: Box<Self>) -> Result<(), SandboxError>;
 }
@@ -115,6 +122,8 @@ pub struct SandboxOrder {
     pub limits: Limits,
     /// Which Node stands at `/opt/node`, for example 24.
     pub node_major: u32,
+    /// Hosts beyond the registry that commands may connect to; empty: none.
+    pub egress: Vec<EgressHost>,
 }
 
 pub struct ExecOrder {
@@ -125,7 +134,7 @@ pub struct ExecOrder {
     pub directory: String,
     /// Instead of the sandbox's own limit.
     pub wall: Option<Duration>,
-    /// Whether the registry mirror can be reached; there is no other network.
+    /// Whether the registry mirror and the sandbox's egress hosts can be reached; there is no other network.
     pub network: bool,
 }
 

@@ -48,6 +48,23 @@ pub struct Settings {
     pub disk_poll_ms: u64,
 
     pub mirror: MirrorSettings,
+    pub egress: EgressSettings,
+}
+
+/// The `[sandbox.egress]` section.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EgressSettings {
+    /// Lines of one project's list; 0: no project may have any.
+    pub hosts_per_project: usize,
+    /// Connections that one sandbox may have open.
+    pub connections: usize,
+    /// Time to resolve a name and connect.
+    pub connect_seconds: u64,
+    /// Bytes of one sandbox's connections, both ways.
+    pub total_bytes: u64,
+    /// Networks that listed hosts may resolve to although they are private.
+    pub allow_networks: Vec<ipnet::IpNet>,
 }
 
 /// The `[sandbox.mirror]` section.
@@ -111,6 +128,12 @@ impl Settings {
         demand(self.mirror.connections >= 1, "sandbox.mirror.connections: at least 1");
         demand(self.mirror.upstream_requests >= 1, "sandbox.mirror.upstream_requests: at least 1");
         demand(self.mirror.sandbox_requests >= 1, "sandbox.mirror.sandbox_requests: at least 1");
+        demand(self.egress.connections >= 1, "sandbox.egress.connections: at least 1");
+        demand(self.egress.connect_seconds >= 1, "sandbox.egress.connect_seconds: at least 1");
+        demand(
+            self.egress.hosts_per_project <= 500,
+            "sandbox.egress.hosts_per_project: at most 500, which is what a project's record holds",
+        );
         demand(
             (1 << 20..1 << 40).contains(&self.mirror.documents_memory_bytes),
             "sandbox.mirror.documents_memory_bytes: at least 1048576 (1 MiB), below 1 TiB",

@@ -1,5 +1,5 @@
-//! The shim: our own program inside the sandbox. It carries connections from a loopback port to the
-//! registry's socket, runs the one command it was given and hands its exit code on. It has no more
+//! The shim: our own program inside the sandbox. It carries connections from two loopback ports to the
+//! sockets of registry and egress, runs the one command it was given and hands its exit code on. It has no more
 //! rights than the build beside it, so nothing rests on it.
 
 use std::io::{self, Read, Write};
@@ -12,10 +12,12 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
-use super::bwrap::REGISTRY_SOCKET;
+use super::bwrap::{EGRESS_SOCKET, REGISTRY_SOCKET};
 
 /// Where npm inside finds the mirror.
 pub(super) const REGISTRY_PORT: u16 = 4873;
+/// Where the build's `https_proxy` points.
+pub(super) const EGRESS_PORT: u16 = 3128;
 /// Connections carried at the same time; npm opens 15.
 const CONNECTIONS: usize = 64;
 /// First line on standard error once everything is set up: what came before it is the platform's
@@ -55,10 +57,12 @@ fn run() -> Result<u8, String> {
 
 async fn serve(order: ShimOrder) -> Result<u8, String> {
     if order.network {
-        let listener = TcpListener::bind(("127.0.0.1", REGISTRY_PORT))
-            .await
-            .map_err(|e| format!("could not listen for npm: {e}"))?;
-        tokio::spawn(carry(listener));
+        for (port, socket) in [(REGISTRY_PORT, REGISTRY_SOCKET), (EGRESS_PORT, EGRESS_SOCKET)] {
+            let listener = TcpListener::bind(("127.0.0.1", port))
+                .await
+                .map_err(|e| format!("could not listen for the build's connections: {e}"))?;
+            tokio::spawn(carry(listener, socket));
+        }
     }
     let (program, arguments) = order.argv.split_first().ok_or("an empty command")?;
     let output = || io::stdout().as_fd().try_clone_to_owned().map(Stdio::from);
@@ -82,13 +86,13 @@ async fn serve(order: ShimOrder) -> Result<u8, String> {
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
 }
 
-async fn carry(listener: TcpListener) {
+async fn carry(listener: TcpListener, socket: &'static str) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((mut inner, _)) = listener.accept().await else { continue };
         tokio::spawn(async move {
-            if let Ok(mut outer) = UnixStream::connect(REGISTRY_SOCKET).await {
+            if let Ok(mut outer) = UnixStream::connect(socket).await {
                 drop(tokio::io::copy_bidirectional(&mut inner, &mut outer).await);
             }
             drop(place);

@@ -33,6 +33,7 @@ impl Store {
             status: "active".into(),
             tree_digest: None,
             created_at: now,
+            egress_hosts: "[]".into(),
         };
         project::Entity::insert(project::ActiveModel::from(row.clone())).exec_without_returning(&tx).await?;
         tx.commit().await?;
@@ -85,6 +86,22 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let changed = project::Entity::update_many()
             .col_expr(project::Column::TreeDigest, Expr::value(tree.as_str()))
+            .filter(project::Column::Id.eq(id.as_str()))
+            .filter(project::Column::OrgId.eq(scope.org().as_str()))
+            .exec(&self.write)
+            .await?;
+        Ok(changed.rows_affected == 1)
+    }
+
+    /// Replaces the hosts that builds may connect to. Answers whether the project exists.
+    pub async fn project_egress_set(
+        &self,
+        scope: &OrgScope,
+        id: &ProjectId,
+        hosts: &[String],
+    ) -> Result<bool, StoreError> {
+        let changed = project::Entity::update_many()
+            .col_expr(project::Column::EgressHosts, Expr::value(serde_json::json!(hosts).to_string()))
             .filter(project::Column::Id.eq(id.as_str()))
             .filter(project::Column::OrgId.eq(scope.org().as_str()))
             .exec(&self.write)

@@ -13,7 +13,7 @@ async fn create(app: &TestApp, name: &str) -> Value {
     let location = response.headers()["location"].to_str().unwrap().to_owned();
     let (status, project) = answer(response).await;
     assert_eq!(status, 201, "{project}");
-    assert_eq!(keys(&project), ["createdAt", "id", "name", "orgId", "url", "workerName"]);
+    assert_eq!(keys(&project), ["createdAt", "egressHosts", "id", "name", "orgId", "url", "workerName"]);
     assert!(is_id(project["id"].as_str().unwrap()) && is_time(&project["createdAt"]));
     assert_eq!(location, format!("/api/v1/projects/{}", project["id"].as_str().unwrap()));
     project

@@ -27,6 +27,7 @@ mod cli;
 mod database;
 mod dead_letters;
 mod disk;
+mod egress;
 mod front_door;
 mod idempotency;
 mod kills;

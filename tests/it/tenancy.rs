@@ -33,6 +33,7 @@ fn body_for(method: &Method, path: &str, org: &str, user: &str, project: &str) -
             Some(json!({ "projectId": project, "orgId": org, "userId": user, "initFiles": files }))
         }
         ("POST", "/api/v1/projects") => Some(json!({ "name": "intruder", "orgId": org })),
+        ("PATCH", _) => Some(json!({ "egressHosts": ["intruder.example"] })),
         ("PUT", _) => Some(json!({ "files": files })),
         _ => None,
     }

@@ -89,7 +89,7 @@ impl Yard {
     }
 
     pub fn order(&self, id: &str) -> SandboxOrder {
-        SandboxOrder { id: id.into(), limits: self.settings.limits(), node_major: 24 }
+        SandboxOrder { id: id.into(), limits: self.settings.limits(), node_major: 24, egress: Vec::new() }
     }
 
     pub async fn sandbox(&self, id: &str) -> Box<dyn Sandbox> {
@@ -139,6 +139,12 @@ pub fn settings() -> Settings {
         connections = 64
         sandbox_requests = 16
         documents_memory_bytes = 268435456
+        [egress]
+        hosts_per_project = 50
+        connections = 32
+        connect_seconds = 5
+        total_bytes = 1073741824
+        allow_networks = []
         "#,
     )
     .unwrap()

@@ -55,6 +55,7 @@ pub const ENDPOINTS: &[&str] = &[
     "GET /api/v1/projects",
     "POST /api/v1/projects",
     "GET /api/v1/projects/{id}",
+    "PATCH /api/v1/projects/{id}",
     "GET /api/v1/projects/{id}/files",
     "PUT /api/v1/projects/{id}/files",
     "GET /api/v1/deployments",
@@ -68,6 +69,7 @@ pub const ENDPOINTS: &[&str] = &[
 pub fn routes(config: &mut ServiceConfig) {
     let post = actix_web::web::post;
     let put = actix_web::web::put;
+    let patch = actix_web::web::patch;
     config
         .service(resource("/", vec![(Method::GET, read().to(health::info))]))
         .service(resource("/deploy", vec![(Method::POST, post().to(deploy::post))]))
@@ -81,7 +83,10 @@ pub fn routes(config: &mut ServiceConfig) {
             "/api/v1/projects",
             vec![(Method::GET, read().to(projects::list)), (Method::POST, post().to(projects::create))],
         ))
-        .service(resource("/api/v1/projects/{id}", vec![(Method::GET, read().to(projects::get))]))
+        .service(resource(
+            "/api/v1/projects/{id}",
+            vec![(Method::GET, read().to(projects::get)), (Method::PATCH, patch().to(projects::change))],
+        ))
         .service(resource(
             "/api/v1/projects/{id}/files",
             vec![(Method::GET, read().to(files::get)), (Method::PUT, put().to(files::put))],

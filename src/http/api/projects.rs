@@ -4,9 +4,12 @@ use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::web::{Data, Path, Query};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::page;
 use crate::control::ControlError;
+use crate::control::projects::egress_hosts;
+use crate::domain::egress::EgressHost;
 use crate::domain::{OrgId, ProjectId, Scope, time};
 use crate::http::FrontDoor;
 use crate::http::auth::Caller;
@@ -45,7 +48,20 @@ pub struct Project {
     pub worker_name: String,
     /// The live address.
     pub url: String,
+    /// Hosts beyond the registry that builds may connect to.
+    pub egress_hosts: Vec<String>,
     pub created_at: String,
+}
+
+#[derive(utoipa::ToSchema)]
+#[schema(as = ProjectChange)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "documents the request; `change` is its one reader")]
+struct ProjectChangeBody {
+    /// Replaces the list: `host`, `host:port` (443 where none is named) or `*.host`, which stands for the
+    /// names beneath it. Default: none. At most `sandbox.egress.hosts_per_project` (50).
+    #[schema(max_items = 50, example = json!(["api.example.com", "*.cdn.example.com"]))]
+    egress_hosts: Vec<EgressLine>,
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -145,18 +161,78 @@ pub async fn get(caller: Caller, id: Path<String>, door: Data<FrontDoor>) -> Res
     Ok(HttpResponse::Ok().json(shown(&door, row)))
 }
 
+/// Change a project.
+///
+/// Counts from its next deployment on.
+#[utoipa::path(patch, path = "/api/v1/projects/{id}", operation_id = "changeProject", tag = "projects", security(("bearer" = [])),
+    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
+    request_body(content = ProjectChangeBody, content_type = "application/json"),
+    responses((status = 200, description = "The project as it is now", body = Project), WriteRefusals))]
+pub async fn change(
+    caller: Caller,
+    id: Path<String>,
+    body: Json,
+    door: Data<FrontDoor>,
+) -> Result<HttpResponse, Problem> {
+    let scope = caller.with(Scope::ProjectsWrite)?.scope();
+    let id = project_id(&id)?;
+    let most = door.control.settings.sandbox.egress.hosts_per_project;
+    let mut problems = Problems::default();
+    let mut hosts = None;
+    if let Some(mut fields) = Fields::of(body.0, "", &mut problems) {
+        hosts = fields.list("egressHosts", &mut problems);
+        if hosts.is_none() && problems.is_empty() {
+            problems.add("egressHosts", "is required");
+        }
+        fields.finish(&mut problems);
+    }
+    let hosts = egress_lines(hosts.unwrap_or_default(), most, &mut problems);
+    if !problems.is_empty() {
+        return Err(Problem::validation(problems.into_details()));
+    }
+    let row = door.control.project_egress_set(&scope, &id, &hosts).await?;
+    Ok(HttpResponse::Ok().json(shown(&door, row)))
+}
+
+fn egress_lines(list: Vec<Value>, most: usize, problems: &mut Problems) -> Vec<EgressHost> {
+    if list.len() > most {
+        problems.add("egressHosts", format!("must have at most {most} hosts"));
+        return Vec::new();
+    }
+    let mut hosts: Vec<EgressHost> = Vec::with_capacity(list.len());
+    for (at, line) in list.iter().enumerate() {
+        let name = || format!("egressHosts[{at}]");
+        match line.as_str().map(EgressHost::parse) {
+            Some(Ok(host)) if hosts.contains(&host) => {}
+            Some(Ok(host)) => hosts.push(host),
+            Some(Err(error)) => problems.add(name(), error.to_string()),
+            None => problems.add(name(), "must be a string"),
+        }
+    }
+    hosts
+}
+
+/// `host`, `host:port` or `*.host`; stored in lower case, names of other scripts as A-labels.
+#[derive(utoipa::ToSchema)]
+#[schema(as = EgressHost, max_length = 200, example = "api.example.com",
+    pattern = r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.){1,8}[a-z][a-z0-9]{0,61}(:([1-9][0-9]{0,3}|[1-5][0-9]{4}))?$")]
+#[expect(dead_code, reason = "documents the request")]
+struct EgressLine(String);
+
 /// A malformed id is as unknown as a wrong one.
 pub fn project_id(text: &str) -> Result<ProjectId, Problem> {
     ProjectId::parse(text).map_err(|_| ControlError::ProjectNotFound.into())
 }
 
 fn shown(door: &FrontDoor, row: ProjectRow) -> Project {
+    let egress_hosts = egress_hosts(&row);
     Project {
         url: door.control.addresses.worker(&row.worker_name),
         id: row.id,
         name: row.name,
         org_id: row.org_id,
         worker_name: row.worker_name,
+        egress_hosts,
         created_at: time::rfc3339(row.created_at),
     }
 }

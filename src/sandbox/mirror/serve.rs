@@ -1,8 +1,5 @@
 //! The mirror's HTTP face: one listener per sandbox, on a unix socket that only this sandbox has.
 
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +7,13 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::http::{Method, header};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use rustix::fs::{AtFlags, Gid, Uid};
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
 use super::asset::Asset;
 use super::store::disk;
 use super::{Mirror, MirrorError};
-use crate::sandbox::tree;
+use crate::sandbox::sockets;
 
 /// What one sandbox's requests share.
 struct Door {
@@ -44,7 +40,7 @@ impl Mirror {
         folder: &Path,
         owner: Option<u32>,
     ) -> Result<MirrorSocket, MirrorError> {
-        let listener = bind(folder, owner).map_err(disk("listen for a sandbox"))?;
+        let listener = sockets::bind(folder, "registry.sock", owner).map_err(disk("listen for a sandbox"))?;
         let door = web::Data::new(Door {
             mirror: Arc::clone(self),
             places: Arc::new(Semaphore::new(self.settings.sandbox_requests)),
@@ -64,19 +60,6 @@ impl Mirror {
         tokio::spawn(server);
         Ok(MirrorSocket { handle })
     }
-}
-
-/// Through the folder's descriptor: a data folder's path may be longer than a socket's may be.
-fn bind(folder: &Path, owner: Option<u32>) -> std::io::Result<UnixListener> {
-    let folder = tree::open_own_folder(folder)?;
-    let path = format!("/proc/self/fd/{}/registry.sock", folder.as_raw_fd());
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    if let Some(owner) = owner {
-        let (uid, gid) = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
-        rustix::fs::chownat(&folder, "registry.sock", uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    Ok(listener)
 }
 
 async fn answer(request: HttpRequest, door: web::Data<Door>) -> HttpResponse {
