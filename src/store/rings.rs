@@ -2,7 +2,9 @@
 
 use entity::deployment;
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
+};
 
 use super::deployments::DeploymentRow;
 use super::{Store, StoreError};
@@ -62,12 +64,29 @@ impl Store {
 
     /// After the stream was lost: every waiting row is rung again. Answers how many.
     pub async fn ring_all_again(&self) -> Result<u64, StoreError> {
-        let changed = unring(deployment::Entity::update_many())
+        let tx = self.begin().await?;
+        let rung: Vec<String> = deployment::Entity::find()
+            .select_only()
+            .column(deployment::Column::Id)
             .filter(deployment::Column::Status.eq("queued"))
             .filter(deployment::Column::RungAt.is_not_null())
-            .exec(&self.write)
+            // Locked in the order in which everybody locks several.
+            .order_by_asc(deployment::Column::Id)
+            .lock_exclusive()
+            .into_tuple()
+            .all(&tx)
             .await?;
-        Ok(changed.rows_affected)
+        let mut changed = 0;
+        for batch in rung.chunks(1_000) {
+            let ids = batch.iter().map(String::as_str);
+            changed += unring(deployment::Entity::update_many())
+                .filter(deployment::Column::Id.is_in(ids))
+                .exec(&tx)
+                .await?
+                .rows_affected;
+        }
+        tx.commit().await?;
+        Ok(changed)
     }
 }
 
