@@ -49,8 +49,10 @@ impl Store {
         lock: &Path,
         reach: &Reach,
     ) -> Result<Vec<String>, StoreError> {
+        let held = lock_file(lock).await?;
         let db = connect(settings, default_path, 1, Limits::Migrating).await?;
-        let done = alone(&db, lock, async |tx| up(tx, reach).await).await;
+        let done = alone(&db, async |tx| up(tx, reach).await).await;
+        drop(held);
         drop(db.close().await);
         done
     }
@@ -65,8 +67,10 @@ impl Store {
         lock: &Path,
         reach: &Reach,
     ) -> Result<Vec<String>, StoreError> {
+        let held = lock_file(lock).await?;
         let db = connect(settings, default_path, 1, Limits::Migrating).await?;
-        let done = alone(&db, lock, async |tx| down(tx, reach).await).await;
+        let done = alone(&db, async |tx| down(tx, reach).await).await;
+        drop(held);
         drop(db.close().await);
         done
     }
@@ -75,6 +79,9 @@ impl Store {
 /// Has the schema as this program needs it, by bringing it up if the settings allow that. Where
 /// nothing is pending nothing is written, so that a role without the right to create tables will do.
 pub(super) async fn prepare(settings: &Settings, default_path: &Path, lock: &Path) -> Result<(), StoreError> {
+    // Servers on one folder wait for each other here, before SQLite's file is made even: its own lock
+    // gives up sooner.
+    let held = lock_file(lock).await?;
     let db = connect(settings, default_path, 1, Limits::Migrating).await?;
     let done = async {
         let changes = read(&db).await?;
@@ -84,11 +91,12 @@ pub(super) async fn prepare(settings: &Settings, default_path: &Path, lock: &Pat
         match pending {
             0 => Ok(()),
             _ if !settings.migrate => Err(StoreError::SchemaBehind { pending }),
-            _ => alone(&db, lock, async |tx| up(tx, &Reach::Default).await).await.map(drop),
+            _ => alone(&db, async |tx| up(tx, &Reach::Default).await).await.map(drop),
         }
     }
     .await;
     drop(db.close().await);
+    drop(held);
     done
 }
 
@@ -163,11 +171,8 @@ fn tell_of_strangers(changes: &[Change]) {
 /// Does `work` in one transaction that no other program's change of the schema runs beside.
 async fn alone<T>(
     db: &DatabaseConnection,
-    lock: &Path,
     work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    // Servers on one folder wait for each other here; SQLite's own lock gives up sooner.
-    let held = lock_file(lock).await?;
     let options = TransactionOptions {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
         ..TransactionOptions::default()
@@ -180,7 +185,6 @@ async fn alone<T>(
     }
     let value = work(&tx).await?;
     tx.commit().await?;
-    drop(held);
     Ok(value)
 }
 

@@ -5,6 +5,7 @@
 mod answers;
 mod app;
 mod blocked;
+mod parts;
 mod tenants;
 mod wire;
 
@@ -30,7 +31,10 @@ mod disk;
 mod front_door;
 mod idempotency;
 mod kills;
+mod migrate;
 mod openapi;
+mod racing;
+mod restarts;
 mod secrets;
 mod serving;
 mod serving_alone;
