@@ -1,11 +1,11 @@
 # The commands of this project. What they do stands in scripts/; this file only names them.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-SCRIPTS := scripts/lib.sh scripts/install scripts/install-test scripts/install-bench scripts/run scripts/test-sandbox scripts/test-openapi
+SCRIPTS := scripts/lib.sh scripts/install scripts/install-test scripts/install-bench scripts/run scripts/test-suites scripts/test-upgrade scripts/test-sandbox scripts/test-openapi
 CARGO_TOOLS := .libra/cargo-tools/bin
 
 .PHONY: help run test install install-test install-bench doctor \
-	fmt fmt-check lint scripts-lint doc deny unused unit sandbox openapi \
+	fmt fmt-check lint scripts-lint doc deny unused unit upgrade sandbox openapi \
 	bench bench-quick bench-deploy bench-static bench-memory bench-build
 
 help: ## Show these lines
@@ -14,7 +14,7 @@ help: ## Show these lines
 run: ## Install, build, start, deploy examples/vite-react, stay up until Ctrl-C
 	@scripts/run
 
-test: install install-test fmt-check lint scripts-lint doc deny unused unit sandbox openapi ## Install what tests need, check everything, run all tests
+test: install install-test fmt-check lint scripts-lint doc deny unused unit upgrade sandbox openapi ## Install what tests need, check everything, run all tests
 
 install: ## Install what `make run` needs and is missing
 	@scripts/install
@@ -51,8 +51,11 @@ deny: ## Check licences, banned crates and sources
 unused: ## Find dependencies that nothing uses
 	$(CARGO_TOOLS)/cargo-machete
 
-unit: ## All tests, as the user who calls
-	cargo test --workspace --locked
+unit: ## All tests, as the user who calls; the product's on the embedded parts and on production's
+	@scripts/test-suites
+
+upgrade: ## The release before, on this one's schema
+	@scripts/test-upgrade
 
 sandbox: ## The sandbox suite again, as the other kind of user (root or ordinary)
 	@scripts/test-sandbox

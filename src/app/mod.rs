@@ -72,6 +72,22 @@ impl AppError {
     }
 }
 
+/// Where the schema's own things lie.
+#[derive(Debug)]
+pub struct SchemaPlace {
+    /// SQLite's file, where no address is set.
+    pub file: PathBuf,
+    /// Held while the schema is changed.
+    pub lock: PathBuf,
+}
+
+/// # Errors
+/// If the data folder can't be made.
+pub fn schema_place(settings: &crate::config::Settings) -> Result<SchemaPlace, AppError> {
+    let files = files::Files::prepare(settings)?;
+    Ok(SchemaPlace { lock: files.data_dir.join("migrate.lock"), file: files.database })
+}
+
 /// As [`open_store`], for commands that only have the settings.
 ///
 /// # Errors

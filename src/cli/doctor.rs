@@ -4,12 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::render;
 use super::wire::ServerFile;
 use crate::config::{Environment, Settings};
 use crate::sandbox::{self, IsolationReport, SandboxPaths};
+use crate::store::{Answer, Kind};
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
@@ -150,15 +152,47 @@ fn free_space(settings: &Settings) -> Finding {
 async fn database(settings: &Settings) -> Finding {
     let what = "database";
     let file = settings.data_dir.join("database/libra.db");
-    if settings.database.url.is_empty() && !file.exists() {
+    let kind = settings.database.kind();
+    if settings.database.url.expose_secret().is_empty() && !file.exists() {
         return Finding::ok(what, "none yet; the first start makes it");
     }
     match crate::store::Store::try_existing(&settings.database, &file).await {
-        Ok(()) => Finding::ok(what, "answers"),
+        Ok(answer) => answered(what, settings, &answer),
         Err(e) => {
-            let mend = "look at the file's owner and rights, or set database.url";
+            let mend = match kind {
+                Kind::Sqlite => "look at the file's owner and rights, or set database.url",
+                Kind::Postgres => "is the server up, and database.url right?",
+            };
             Finding::broken(what, format!("{}; {mend}", super::admin::chain(&e)))
         }
+    }
+}
+
+/// A database that answers may still not be one that the server can start with.
+fn answered(what: &'static str, settings: &Settings, answer: &Answer) -> Finding {
+    let tls = match answer.tls {
+        Some(true) => ", encrypted",
+        Some(false) => ", NOT encrypted",
+        None => "",
+    };
+    let said = format!("answers ({} {}{tls})", answer.kind.as_str(), answer.version);
+    match (answer.pending, settings.database.migrate, answer.may_migrate) {
+        (0, ..) => Finding::ok(what, said),
+        (n, true, true) => {
+            Finding::ok(what, format!("{said}; the next start makes {n} change(s) of its schema"))
+        }
+        (n, true, false) => Finding::broken(
+            what,
+            format!(
+                "{said}; its schema lacks {n} change(s) and this role may not create tables: let one that may run `libra migrate up`"
+            ),
+        ),
+        (n, false, _) => Finding::broken(
+            what,
+            format!(
+                "{said}; its schema lacks {n} change(s) and database.migrate is false: run `libra migrate up`"
+            ),
+        ),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line: one file per command.
 //!
 //! Client commands talk to a server as its users do, through the public API, with a credential;
-//! `orgs`, `users` and `tokens` work on the database; `internal` is not for people.
+//! `orgs`, `users`, `tokens` and `migrate` work on the database; `internal` is not for people.
 
 mod admin;
 mod bench_fill;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod deploy;
 pub mod doctor;
 pub mod logs;
+pub mod migrate;
 pub mod orgs;
 pub mod projects;
 pub mod serve;
@@ -71,6 +72,8 @@ enum Command {
     Users(users::UsersArgs),
     /// Make, list and revoke tokens (on the database)
     Tokens(tokens::TokensArgs),
+    /// Bring the database's schema up or down, or show how it stands (on the database)
+    Migrate(migrate::MigrateArgs),
     /// Check or show the settings
     Config(config::ConfigArgs),
     /// Say what is missing or broken on this machine, and how to mend it
@@ -137,6 +140,7 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         Command::Orgs(args) => admin::finish(orgs::run(&args, settings).await),
         Command::Users(args) => admin::finish(users::run(&args, settings).await),
         Command::Tokens(args) => admin::finish(tokens::run(&args, settings).await),
+        Command::Migrate(args) => admin::finish(migrate::run(&args, settings).await),
         Command::Config(args) => config::run(&args, loaded),
         Command::Doctor(args) => doctor::run(&args, settings).await,
     }

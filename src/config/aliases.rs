@@ -12,6 +12,7 @@ pub enum Convert {
 /// Variables that set a key.
 pub const ALIASES: &[(&str, &str, Convert)] = &[
     ("ENVIRONMENT", "environment", Convert::LowerCase),
+    ("POSTGRES_URL", "database.url", Convert::AsIs),
     ("LOG_LEVEL", "log.level", Convert::LowerCase),
     ("DEPLOYMENT_QUEUE_NAME", "nats.stream", Convert::AsIs),
     ("DEPLOYMENT_DLQ_NAME", "nats.dead_letter_stream", Convert::AsIs),
@@ -22,7 +23,6 @@ pub const ALIASES: &[(&str, &str, Convert)] = &[
 
 /// Variables of the guides that this release accepts and does not use; `config show` lists those set.
 pub const WITHOUT_EFFECT: &[&str] = &[
-    "POSTGRES_URL",
     "E2B_API_KEY",
     "DAYTONA_API_KEY",
     "CLOUDFLARE_ACCOUNT_ID",

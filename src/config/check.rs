@@ -38,11 +38,6 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     let url_ok = url.is_empty() || url.starts_with("http://") || url.starts_with("https://");
     demand(url_ok, "domains.public_url", "must be empty or an http:// or https:// address");
     demand(
-        s.database.url.is_empty() || s.database.url.starts_with("sqlite:"),
-        "database.url",
-        "must be empty (a file beneath data_dir) or a sqlite: address; PostgreSQL is not in this release",
-    );
-    demand(
         s.blobs.url.is_empty(),
         "blobs.url",
         "must be empty (a folder beneath data_dir); S3 is not in this release",
@@ -91,6 +86,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
         production(s, &mut demand);
     }
     found.extend(s.sandbox.mistakes().into_iter().map(|text| split(&text)));
+    found.extend(s.database.problems());
     found.extend(s.nats.problems().into_iter().map(|p| (p.key.to_owned(), p.problem.to_owned())));
     found
 }

@@ -102,7 +102,11 @@ impl Health {
             }
             let store = &probed.control.store;
             let (database, queue, blobs, edges) = tokio::join!(
-                timed(PATIENCE, async { store.probe().await.map(|()| json!({})).map_err(|_| json!({})) }),
+                timed(PATIENCE, async {
+                    let (open, idle) = store.connections();
+                    let shown = json!({ "kind": store.kind().as_str(), "connections": open, "idle": idle });
+                    store.probe().await.map(|()| shown.clone()).map_err(|_| shown)
+                }),
                 timed(PATIENCE, async {
                     probed.queue.inspect().await.map_err(|_| json!({})).map(|s| {
                         json!({

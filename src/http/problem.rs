@@ -292,7 +292,11 @@ impl From<ControlError> for Problem {
                 problem.after(30)
             }
             ControlError::Store(
-                e @ (StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::Full(_)),
+                e @ (StoreError::Unavailable(_)
+                | StoreError::Busy(_)
+                | StoreError::Conflict(_)
+                | StoreError::Full(_)
+                | StoreError::Login(_)),
             ) => {
                 log(&e);
                 Self::database()

@@ -1,75 +1,73 @@
-//! Opening the database: one writer connection, a few readers, the schema brought up under a lock.
+//! Opening the database: the pools of connections that write and that read, over a schema that fits.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use migration::{Migrator, MigratorTrait};
 use sea_orm::sqlx::sqlite::{SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, Connection};
-use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
-};
-use serde::Deserialize;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
+use secrecy::ExposeSecret;
 
-use super::StoreError;
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    pub url: String,
-    pub read_connections: u32,
-    pub busy_timeout_ms: u64,
-    pub acquire_timeout_ms: u64,
-}
+use super::link::{Link, Patience};
+use super::settings::{Kind, Settings};
+use super::{StoreError, schema};
 
 /// The record. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pub(super) write: DatabaseConnection,
-    pub(super) read: DatabaseConnection,
+    pub(super) write: Link,
+    pub(super) read: Link,
+}
+
+/// What a database is, for whoever asks whether it is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub kind: Kind,
+    /// The server's or library's version.
+    pub version: String,
+    /// Whether the connection is encrypted; `None` where there is no network.
+    pub tls: Option<bool>,
+    /// Changes of the schema that this program needs and that are not there.
+    pub pending: usize,
+    /// Whether this login may bring them up itself.
+    pub may_migrate: bool,
 }
 
 impl Store {
-    /// Opens (and creates) the database and brings its schema up, alone: `lock` is held meanwhile,
-    /// so that two servers starting at once don't both migrate.
+    /// Opens (and, for SQLite, creates) the database, its schema brought up or checked, as
+    /// `database.migrate` says. `lock` is held meanwhile beside the database's own lock, so that two
+    /// servers starting at once don't both migrate.
     ///
     /// # Errors
-    /// If the database can't be opened or the schema can't be brought up.
+    /// If the database can't be opened or the schema is not what this program needs.
     pub async fn open(settings: &Settings, default_path: &Path, lock: &Path) -> Result<Self, StoreError> {
-        let url = sqlite_url(settings, default_path);
-        let migrating = lock_file(lock).await?;
-        let write = connect(&url, settings, 1).await?;
-        Migrator::up(&write, None).await?;
-        drop(migrating);
-        let read = connect(&url, settings, settings.read_connections.max(1)).await?;
-        Ok(Self { write, read })
+        schema::prepare(settings, default_path, lock).await?;
+        let connect =
+            async |connections| connect(settings, default_path, connections, Limits::Ordinary).await;
+        let writers = match settings.kind() {
+            Kind::Sqlite => 1,
+            Kind::Postgres => settings.write_connections,
+        };
+        let link =
+            |db: DatabaseConnection| Link { patience: Patience::of(settings, db.get_database_backend()), db };
+        Ok(Self {
+            write: link(connect(writers).await?),
+            read: link(connect(settings.read_connections).await?),
+        })
     }
 
-    /// Whether a database that is there answers; makes none and leaves its schema as it is.
+    /// Asks a database that is there; makes none and leaves its schema as it is.
     ///
     /// # Errors
     /// If it can't be opened or asked.
-    pub async fn try_existing(settings: &Settings, default_path: &Path) -> Result<(), StoreError> {
-        let url = sqlite_url(settings, default_path).replace("mode=rwc", "mode=rw");
-        let read = connect(&url, settings, 1).await?;
-        let answered = super::clock::now(&read).await;
-        drop(read.close().await);
-        answered.map(|_| ())
+    pub async fn try_existing(settings: &Settings, default_path: &Path) -> Result<Answer, StoreError> {
+        let db = connect(settings, default_path, 1, Limits::Existing).await?;
+        let answered = describe(&db, settings).await;
+        drop(db.close().await);
+        answered
     }
 
-    /// Begins a transaction that will write. On SQLite it is immediate: a deferred one that turns
-    /// into a writer fails at once, whatever the busy timeout.
-    pub(super) async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        Ok(self.write.begin_with_options(options).await?)
-    }
-
-    /// A real round trip: one write lock taken and given back, one row read.
+    /// A real round trip: one write transaction begun and given back, one row read.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -77,6 +75,31 @@ impl Store {
         super::clock::now(&self.read).await?;
         self.begin().await?.rollback().await?;
         Ok(())
+    }
+
+    /// Which database this is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.read.get_database_backend() {
+            DbBackend::Postgres => Kind::Postgres,
+            _ => Kind::Sqlite,
+        }
+    }
+
+    /// Connections that are open now, and how many of them nobody uses.
+    #[must_use]
+    pub fn connections(&self) -> (u32, usize) {
+        let both = [&self.write.db, &self.read.db];
+        match self.kind() {
+            Kind::Postgres => both.iter().fold((0, 0), |(open, idle), db| {
+                let pool = db.get_postgres_connection_pool();
+                (open + pool.size(), idle + pool.num_idle())
+            }),
+            Kind::Sqlite => both.iter().fold((0, 0), |(open, idle), db| {
+                let pool = db.get_sqlite_connection_pool();
+                (open + pool.size(), idle + pool.num_idle())
+            }),
+        }
     }
 
     /// The database's clock, in milliseconds since 1970.
@@ -89,27 +112,49 @@ impl Store {
 
     pub async fn close(self) {
         // Best effort: the process is ending, and an unclosed WAL is recovered at the next start.
-        drop(self.read.close().await);
-        drop(self.write.close().await);
+        drop(self.read.db.close().await);
+        drop(self.write.db.close().await);
     }
 }
 
-fn sqlite_url(settings: &Settings, default_path: &Path) -> String {
-    if settings.url.is_empty() {
-        format!("sqlite://{}?mode=rwc", default_path.display())
-    } else {
-        settings.url.clone()
-    }
+/// What a connection is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limits {
+    Ordinary,
+    /// Changing the schema waits longer, and for other servers that do the same.
+    Migrating,
+    /// Nothing is created.
+    Existing,
 }
 
-async fn connect(url: &str, settings: &Settings, connections: u32) -> Result<DatabaseConnection, StoreError> {
-    let busy = Duration::from_millis(settings.busy_timeout_ms);
-    let mut options = ConnectOptions::new(url);
+pub(super) async fn connect(
+    settings: &Settings,
+    default_path: &Path,
+    connections: u32,
+    limits: Limits,
+) -> Result<DatabaseConnection, StoreError> {
+    let mut options = match settings.kind() {
+        Kind::Sqlite => sqlite(settings, default_path, limits),
+        Kind::Postgres => postgres(settings, limits)?,
+    };
     options
         .max_connections(connections)
         .min_connections(1)
         .acquire_timeout(Duration::from_millis(settings.acquire_timeout_ms))
         .sqlx_logging(false)
+        .record_stmt_in_spans(false);
+    Ok(Database::connect(options).await?)
+}
+
+fn sqlite(settings: &Settings, default_path: &Path, limits: Limits) -> ConnectOptions {
+    let url = match settings.url.expose_secret() {
+        "" => format!("sqlite://{}?mode=rwc", default_path.display()),
+        url => url.to_owned(),
+    };
+    let url = if limits == Limits::Existing { url.replace("mode=rwc", "mode=rw") } else { url };
+    let busy = Duration::from_millis(settings.busy_timeout_ms);
+    let mut options = ConnectOptions::new(url);
+    options
         .test_before_acquire(false)
         .map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_clean(connection))))
         .map_sqlx_sqlite_opts(move |o| {
@@ -118,7 +163,49 @@ async fn connect(url: &str, settings: &Settings, connections: u32) -> Result<Dat
                 .busy_timeout(busy)
                 .foreign_keys(true)
         });
-    Ok(Database::connect(options).await?)
+    options
+}
+
+fn postgres(settings: &Settings, limits: Limits) -> Result<ConnectOptions, StoreError> {
+    let mut wanted = settings.postgres().map_err(StoreError::Address)?;
+    if limits == Limits::Migrating {
+        let patience = (settings.migrate_timeout_seconds * 1_000).to_string();
+        wanted = wanted.options([("statement_timeout", &patience), ("lock_timeout", &patience)]);
+    }
+    let mut options = ConnectOptions::new(settings.url.expose_secret());
+    options
+        // A server that was restarted has ended every connection: a dead one is found and replaced
+        // before it is used, for one round trip.
+        .test_before_acquire(true)
+        .max_lifetime(Duration::from_secs(settings.max_lifetime_seconds))
+        .idle_timeout(Duration::from_secs(settings.idle_seconds))
+        .map_sqlx_postgres_opts(move |_| wanted.clone());
+    Ok(options)
+}
+
+/// The statements' own texts must not reach the log, so `sqlx_logging` above stays off here too.
+async fn describe(db: &DatabaseConnection, settings: &Settings) -> Result<Answer, StoreError> {
+    let backend = db.get_database_backend();
+    let sql = match backend {
+        DbBackend::Postgres => {
+            "SELECT current_setting('server_version') AS version, \
+             COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS tls, \
+             inet_server_addr() IS NOT NULL AS network, \
+             has_schema_privilege(current_schema(), 'CREATE') AS creates"
+        }
+        _ => "SELECT sqlite_version() AS version, false AS tls, false AS network, true AS creates",
+    };
+    let row = db.query_one_raw(Statement::from_string(backend, sql)).await?;
+    let row = row.ok_or(StoreError::Corrupt { what: "version" })?;
+    let network: bool = row.try_get("", "network")?;
+    let changes = schema::read(db).await?;
+    Ok(Answer {
+        kind: settings.kind(),
+        version: row.try_get("", "version")?,
+        tls: if network { Some(row.try_get("", "tls")?) } else { None },
+        pending: changes.iter().filter(|c| !c.applied).count(),
+        may_migrate: row.try_get::<Option<bool>>("", "creates")?.unwrap_or(false),
+    })
 }
 
 /// Whether a connection that comes back may be used again.
@@ -137,24 +224,4 @@ async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error
         tracing::warn!("a database connection lost its transaction and is replaced");
     }
     Ok(clean)
-}
-
-/// Waits for an exclusive lock on `path`, off the executor.
-async fn lock_file(path: &Path) -> Result<nix::fcntl::Flock<std::fs::File>, StoreError> {
-    let path = path.to_owned();
-    let locked = tokio::task::spawn_blocking(move || {
-        let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
-        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
-            .map_err(|(_, errno)| std::io::Error::from(errno))
-    })
-    .await;
-    match locked {
-        Ok(Ok(lock)) => Ok(lock),
-        Ok(Err(e)) => Err(unavailable(&e)),
-        Err(e) => Err(unavailable(&e)),
-    }
-}
-
-fn unavailable(error: &dyn std::error::Error) -> StoreError {
-    StoreError::Unavailable(sea_orm::DbErr::Custom(format!("migration lock: {error}")))
 }

@@ -8,6 +8,7 @@ use sea_orm::{
 };
 
 use super::idempotency::{self, IdempotencyKey, Remembered};
+use super::link::recording_alone;
 use super::{Store, StoreError, clock, events, outcome, quota};
 use crate::domain::{
     DeploymentId, DeploymentStatus, OrgScope, ProjectId, Step, StepStatus, Target, UserId,
@@ -101,7 +102,23 @@ impl Store {
         scope: &OrgScope,
         new: NewDeployment,
     ) -> Result<Recorded, StoreError> {
+        self.repeating(|tried| self.create_once(scope, new.clone(), tried)).await
+    }
+
+    async fn create_once(
+        &self,
+        scope: &OrgScope,
+        new: NewDeployment,
+        tried: u32,
+    ) -> Result<Recorded, StoreError> {
         let tx = self.begin().await?;
+        if tried > 0
+            && let Some(row) = deployment::Entity::find_by_id(new.id.as_str()).one(&tx).await?
+        {
+            // The connection died after it was recorded: its id was never anybody else's.
+            tx.rollback().await?;
+            return Ok(Recorded::New(Box::new(row)));
+        }
         let recorded = create_in(&tx, scope, new).await?;
         match recorded {
             Recorded::New(_) => tx.commit().await?,
@@ -174,10 +191,17 @@ impl Store {
         owner: &str,
         lease_ms: i64,
     ) -> Result<Claim, StoreError> {
-        let tx = self.begin().await?;
-        let claim = claim_in(&tx, (id, org), ring, owner, lease_ms).await?;
-        tx.commit().await?;
-        Ok(claim)
+        let claimed = self.repeating(|_| async move {
+            let tx = self.begin().await?;
+            let claim = claim_in(&tx, (id, org), ring, owner, lease_ms).await?;
+            tx.commit().await?;
+            Ok(claim)
+        });
+        match claimed.await {
+            // Another one of its project was claimed at the same moment; the index let one through.
+            Err(StoreError::Duplicate(_)) => Ok(Claim::NotNow),
+            other => other,
+        }
     }
 }
 
@@ -186,8 +210,9 @@ async fn create_in(
     scope: &OrgScope,
     new: NewDeployment,
 ) -> Result<Recorded, StoreError> {
-    let now = clock::now(tx).await?;
     let org = scope.org().to_string();
+    recording_alone(tx, &org).await?;
+    let now = clock::now(tx).await?;
     if let Some(key) = &new.idempotency {
         match idempotency::find(tx, &org, key, now).await? {
             Remembered::Nothing => {}
@@ -217,12 +242,16 @@ async fn create_in(
     {
         return Ok(Recorded::DomainTaken);
     }
+    let target = new.target.as_str();
+    let superseded = match new.supersede {
+        Supersede::QueuedOlder => lock_queued(tx, &project.id, target).await?,
+        Supersede::Nothing => Vec::new(),
+    };
     if !quota::reserve(tx, &org, new.id.as_str(), new.quota_limit, now).await? {
         return Ok(Recorded::QuotaExceeded { limit: new.quota_limit });
     }
-    let target = new.target.as_str();
-    if new.supersede == Supersede::QueuedOlder {
-        supersede_queued(tx, &project.id, target, now).await?;
+    for row in superseded {
+        outcome::cancel_queued(tx, &row, CancelReason::Superseded, now).await?;
     }
     let waiting = deployment::Entity::find()
         .filter(deployment::Column::OrgId.eq(&org))
@@ -320,24 +349,23 @@ async fn next_seq(
     row.map(|r| r.last_seq).ok_or(StoreError::Corrupt { what: "sequence number" })
 }
 
-async fn supersede_queued(
+/// What waits of this project and target, locked. Everybody locks deployments before the quota and
+/// several of them in order of their ids, so that nobody waits for somebody who waits for him.
+async fn lock_queued(
     tx: &DatabaseTransaction,
     project: &str,
     target: &str,
-    now: i64,
-) -> Result<(), StoreError> {
-    let older = deployment::Entity::find()
+) -> Result<Vec<DeploymentRow>, StoreError> {
+    Ok(deployment::Entity::find()
         .filter(deployment::Column::ProjectId.eq(project))
         .filter(deployment::Column::Target.eq(target))
         .filter(deployment::Column::Status.eq("queued"))
         // One that is live already and waits to finish can't be taken back.
         .filter(deployment::Column::SwitchedAt.is_null())
+        .order_by_asc(deployment::Column::Id)
+        .lock_exclusive()
         .all(tx)
-        .await?;
-    for row in older {
-        outcome::cancel_queued(tx, &row, CancelReason::Superseded, now).await?;
-    }
-    Ok(())
+        .await?)
 }
 
 async fn claim_in(
@@ -347,10 +375,14 @@ async fn claim_in(
     owner: &str,
     lease_ms: i64,
 ) -> Result<Claim, StoreError> {
-    let now = clock::now(tx).await?;
     // The subject's organization is authoritative: another one's id is as unknown as none.
-    let found = deployment::Entity::find_by_id(id).filter(deployment::Column::OrgId.eq(org)).one(tx).await?;
+    let found = deployment::Entity::find_by_id(id)
+        .filter(deployment::Column::OrgId.eq(org))
+        .lock_exclusive()
+        .one(tx)
+        .await?;
     let Some(row) = found else { return Ok(Claim::Unknown) };
+    let now = clock::now(tx).await?;
     match DeploymentStatus::parse(&row.status) {
         Some(s) if s.is_final() => return Ok(Claim::Final),
         Some(DeploymentStatus::InProgress) => return Ok(Claim::NotNow),

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use entity::{deployment, deployment_step, project_target, version};
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, SelectStatement};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect, UpdateMany,
+    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect, QueryTrait,
+    UpdateMany,
 };
 
 use super::deployments::DeploymentRow;
@@ -63,11 +64,25 @@ impl Hold {
             .filter(deployment::Column::Status.eq("in_progress"))
     }
 
-    /// Reads the row if this hold is still the current one.
+    /// The row, while this hold is the current one and no cancel was asked.
+    fn uncancelled(&self) -> SelectStatement {
+        deployment::Entity::find()
+            .select_only()
+            .column(deployment::Column::Id)
+            .filter(deployment::Column::Id.eq(&self.deployment))
+            .filter(deployment::Column::Fence.eq(self.fence))
+            .filter(deployment::Column::Status.eq("in_progress"))
+            .filter(deployment::Column::CancelRequestedAt.is_null())
+            .into_query()
+    }
+
+    /// Reads the row if this hold is still the current one, and keeps everybody else from changing it
+    /// until the transaction ends: what is decided by it stays true.
     pub(super) async fn row(&self, tx: &DatabaseTransaction) -> Result<DeploymentRow, StoreError> {
         deployment::Entity::find_by_id(&self.deployment)
             .filter(deployment::Column::Fence.eq(self.fence))
             .filter(deployment::Column::Status.eq("in_progress"))
+            .lock_exclusive()
             .one(tx)
             .await?
             .ok_or(StoreError::FenceLost)
@@ -81,8 +96,9 @@ impl Store {
     /// [`StoreError::FenceLost`] if the lease was taken or ran out, or the deployment has ended.
     pub async fn lease_extend(&self, hold: &Hold, lease_ms: i64) -> Result<Pulse, StoreError> {
         let tx = self.begin().await?;
-        let now = clock::now(&tx).await?;
         let row = hold.row(&tx).await?;
+        // After the row is held: waiting for it must not turn the clock back.
+        let now = clock::now(&tx).await?;
         if row.lease_until.is_some_and(|until| until < now) {
             return Err(StoreError::FenceLost);
         }
@@ -125,13 +141,18 @@ impl Store {
         if changed.rows_affected == 0 {
             return Err(StoreError::FenceLost);
         }
-        step_update(hold, step)
+        let begun = step_update(hold, step)
             .col_expr(deployment_step::Column::Status, Expr::value("in_progress"))
             .col_expr(deployment_step::Column::StartedAt, Expr::value(now))
+            .filter(deployment_step::Column::Status.ne("in_progress"))
             .exec(&tx)
             .await?;
-        let data = serde_json::json!({ "step": step, "status": "in_progress", "progress": step.progress() });
-        events::add(&tx, &hold.deployment, now, events::Kind::Step, step.begin_line(), data).await?;
+        // Written again after an answer that was lost: told once.
+        if begun.rows_affected > 0 {
+            let data =
+                serde_json::json!({ "step": step, "status": "in_progress", "progress": step.progress() });
+            events::add(&tx, &hold.deployment, now, events::Kind::Step, step.begin_line(), data).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -149,6 +170,7 @@ impl Store {
         let now = clock::now(&tx).await?;
         hold.row(&tx).await?;
         let mut update = step_update(hold, step)
+            .filter(deployment_step::Column::Status.ne(status.as_str()))
             .col_expr(deployment_step::Column::Status, Expr::value(status.as_str()))
             .col_expr(deployment_step::Column::FinishedAt, Expr::value(now));
         if result.is_some() {
@@ -157,9 +179,11 @@ impl Store {
         if status == StepStatus::Failed {
             update = update.col_expr(deployment_step::Column::Error, Expr::value(message));
         }
-        update.exec(&tx).await?;
-        let data = serde_json::json!({ "step": step, "status": status });
-        events::add(&tx, &hold.deployment, now, events::Kind::Step, message, data).await?;
+        // Written again after an answer that was lost: told once.
+        if update.exec(&tx).await?.rows_affected > 0 {
+            let data = serde_json::json!({ "step": step, "status": status });
+            events::add(&tx, &hold.deployment, now, events::Kind::Step, message, data).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -217,6 +241,9 @@ impl Store {
             .filter(project_target::Column::ProjectId.eq(&row.project_id))
             .filter(project_target::Column::Target.eq(&row.target))
             .filter(project_target::Column::LiveSeq.lt(row.seq))
+            // The row is locked and was looked at; that the statement itself says it keeps the promise
+            // where it can be read, and needs no lock to be true.
+            .filter(Expr::exists(hold.uncancelled()))
             .exec(&tx)
             .await?;
         if changed.rows_affected == 0 {

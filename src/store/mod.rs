@@ -7,6 +7,9 @@
 mod clock;
 mod connect;
 mod error;
+mod link;
+pub mod schema;
+mod settings;
 
 pub mod admission;
 pub mod deployments;
@@ -23,5 +26,6 @@ pub mod rings;
 pub mod routes;
 pub mod tenants;
 
-pub use connect::{Settings, Store};
+pub use connect::{Answer, Store};
 pub use error::StoreError;
+pub use settings::{Kind, Settings};

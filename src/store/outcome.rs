@@ -115,10 +115,16 @@ impl Store {
         scope: &OrgScope,
         id: &DeploymentId,
     ) -> Result<CancelAsked, StoreError> {
+        self.repeating(|_| self.cancel_once(scope, id)).await
+    }
+
+    async fn cancel_once(&self, scope: &OrgScope, id: &DeploymentId) -> Result<CancelAsked, StoreError> {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
+        // Held, so that no switch and no end comes between this look and what is written by it.
         let found = deployment::Entity::find_by_id(id.as_str())
             .filter(deployment::Column::OrgId.eq(scope.org().as_str()))
+            .lock_exclusive()
             .one(&tx)
             .await?;
         let Some(row) = found else { return Ok(CancelAsked::Unknown) };
@@ -185,11 +191,11 @@ impl Store {
     /// before this is called for the last time. Answers whether the lease was really expired.
     pub async fn lease_expire(&self, hold: &Hold, cause: &Cause, delay_ms: i64) -> Result<bool, StoreError> {
         let tx = self.begin().await?;
-        let now = clock::now(&tx).await?;
         let row = match hold.row(&tx).await {
             Err(StoreError::FenceLost) => return Ok(false),
             other => other?,
         };
+        let now = clock::now(&tx).await?;
         if row.lease_until.is_none_or(|until| until >= now) {
             return Ok(false);
         }

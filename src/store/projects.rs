@@ -1,5 +1,7 @@
 //! Projects of one organization, and the source tree each keeps.
 
+use std::collections::BTreeMap;
+
 use entity::{blob_ref, project};
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -112,12 +114,17 @@ impl Store {
     /// Writes the reference rows that must exist before a blob is relied on.
     pub async fn blob_refs_add(&self, org: &OrgId, blobs: &[(Digest, u64)]) -> Result<(), StoreError> {
         // Statements have a bound on their variables (SQLite: 32,766).
+        // Once each, as one statement can't renew a row twice; in order, so that two requests that
+        // rely on the same blobs don't wait for each other.
+        let blobs: BTreeMap<&str, u64> =
+            blobs.iter().map(|(digest, size)| (digest.as_str(), *size)).collect();
+        let blobs: Vec<(&str, u64)> = blobs.into_iter().collect();
         for batch in blobs.chunks(1_000) {
             let tx = self.begin().await?;
             let now = clock::now(&tx).await?;
             let rows = batch.iter().map(|(digest, size)| blob_ref::ActiveModel {
                 org_id: Set(org.to_string()),
-                digest: Set(digest.to_string()),
+                digest: Set((*digest).to_owned()),
                 size: Set(i64::try_from(*size).unwrap_or(i64::MAX)),
                 created_at: Set(now),
             });

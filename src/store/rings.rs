@@ -2,7 +2,10 @@
 
 use entity::deployment;
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, IdenStatic, Iterable, QueryFilter, QueryOrder,
+    QuerySelect, Statement,
+};
 
 use super::deployments::DeploymentRow;
 use super::{Store, StoreError};
@@ -12,13 +15,18 @@ impl Store {
     /// waiting before them; oldest first.
     pub async fn ring_due(&self, limit: u64) -> Result<Vec<DeploymentRow>, StoreError> {
         let now = self.now().await?;
-        let sql = "SELECT d.* FROM deployment d WHERE d.status = 'queued' AND d.due_at <= $1 AND d.rung_at IS NULL \
-                   AND NOT EXISTS (SELECT 1 FROM deployment o WHERE o.project_id = d.project_id AND o.target = d.target \
-                   AND (o.status = 'in_progress' OR (o.status = 'queued' AND o.seq < d.seq))) \
-                   ORDER BY d.due_at, d.created_at LIMIT $2";
+        // By name: a newer release may add a column while this one runs, and a statement that PostgreSQL
+        // has prepared may not change what it answers.
+        let columns: Vec<String> = deployment::Column::iter().map(|c| format!("d.{}", c.as_str())).collect();
+        let sql = format!(
+            "SELECT {} FROM deployment d WHERE d.status = 'queued' AND d.due_at <= $1 AND d.rung_at IS NULL \
+             AND NOT EXISTS (SELECT 1 FROM deployment o WHERE o.project_id = d.project_id AND o.target = d.target \
+             AND (o.status = 'in_progress' OR (o.status = 'queued' AND o.seq < d.seq))) \
+             ORDER BY d.due_at, d.created_at LIMIT $2",
+            columns.join(", ")
+        );
         let backend = self.read.get_database_backend();
-        let sql =
-            if backend == DbBackend::Sqlite { sql.replace("$1", "?").replace("$2", "?") } else { sql.into() };
+        let sql = if backend == DbBackend::Sqlite { sql.replace("$1", "?").replace("$2", "?") } else { sql };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let statement = Statement::from_sql_and_values(backend, sql, [now.into(), limit.into()]);
         Ok(deployment::Entity::find().from_raw_sql(statement).all(&self.read).await?)
@@ -62,12 +70,29 @@ impl Store {
 
     /// After the stream was lost: every waiting row is rung again. Answers how many.
     pub async fn ring_all_again(&self) -> Result<u64, StoreError> {
-        let changed = unring(deployment::Entity::update_many())
+        let tx = self.begin().await?;
+        let rung: Vec<String> = deployment::Entity::find()
+            .select_only()
+            .column(deployment::Column::Id)
             .filter(deployment::Column::Status.eq("queued"))
             .filter(deployment::Column::RungAt.is_not_null())
-            .exec(&self.write)
+            // Locked in the order in which everybody locks several.
+            .order_by_asc(deployment::Column::Id)
+            .lock_exclusive()
+            .into_tuple()
+            .all(&tx)
             .await?;
-        Ok(changed.rows_affected)
+        let mut changed = 0;
+        for batch in rung.chunks(1_000) {
+            let ids = batch.iter().map(String::as_str);
+            changed += unring(deployment::Entity::update_many())
+                .filter(deployment::Column::Id.is_in(ids))
+                .exec(&tx)
+                .await?
+                .rows_affected;
+        }
+        tx.commit().await?;
+        Ok(changed)
     }
 }
 

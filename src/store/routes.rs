@@ -6,7 +6,7 @@ use entity::{deployment, project, project_target, route_epoch, version};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, TransactionTrait,
+    QueryTrait,
 };
 
 use super::{Store, StoreError};
@@ -57,8 +57,12 @@ impl Store {
 
     /// What changed after `epoch`; 0 reads everything.
     pub async fn route_changes(&self, epoch: i64) -> Result<RouteChanges, StoreError> {
-        // One transaction, so that the rows and the epoch are of the same moment.
-        let tx = self.read.begin().await?;
+        self.repeating(|_| self.changes_once(epoch)).await
+    }
+
+    async fn changes_once(&self, epoch: i64) -> Result<RouteChanges, StoreError> {
+        // One snapshot, so that the rows and the epoch are of the same moment.
+        let tx = self.snapshot().await?;
         let now_at = current_epoch(&tx).await?;
         if now_at == epoch {
             return Ok(RouteChanges { epoch, ..RouteChanges::default() });
@@ -136,6 +140,19 @@ impl Store {
             .col_expr(version::Column::RetiredAt, Expr::value(now))
             .col_expr(version::Column::RouteEpoch, Expr::value(epoch))
             .filter(version::Column::Id.is_in(old.iter().map(|v| v.id.clone())))
+            // The epoch is held, so nothing goes live any more until this is committed; what did
+            // since the look above stays.
+            .filter(version::Column::RetiredAt.is_null())
+            .filter(
+                version::Column::Id.not_in_subquery(
+                    project_target::Entity::find()
+                        .select_only()
+                        .column(project_target::Column::LiveVersionId)
+                        .filter(project_target::Column::ProjectId.eq(project))
+                        .filter(project_target::Column::LiveVersionId.is_not_null())
+                        .into_query(),
+                ),
+            )
             .exec(&tx)
             .await?;
         tx.commit().await?;

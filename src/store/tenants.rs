@@ -2,9 +2,7 @@
 
 use entity::{api_token, app_user, membership, organization};
 use sea_orm::sea_query::Expr;
-use sea_orm::{
-    ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, TransactionTrait,
-};
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::{Store, StoreError, clock};
 use crate::domain::{OrgId, Principal, Scope, TokenId, UserId};
@@ -170,14 +168,12 @@ impl Store {
     /// The caller that a secret's hash stands for, if the token is neither revoked nor expired.
     /// The look-up is by a SHA-256, so its timing tells nothing about the secret.
     pub async fn token_principal(&self, secret_hash: &str) -> Result<Option<Principal>, StoreError> {
-        let tx = self.read.begin().await?;
-        let now = clock::now(&tx).await?;
+        let now = self.now().await?;
         let row = api_token::Entity::find()
             .filter(api_token::Column::SecretHash.eq(secret_hash))
             .filter(api_token::Column::RevokedAt.is_null())
-            .one(&tx)
+            .one(&self.read)
             .await?;
-        tx.commit().await?;
         let Some(row) = row.filter(|t| t.expires_at.is_none_or(|at| at > now)) else { return Ok(None) };
         let corrupt = |_| StoreError::Corrupt { what: "token" };
         Ok(Some(Principal {

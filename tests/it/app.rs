@@ -2,6 +2,7 @@
 //! kills what it started and checks that nothing is left over.
 
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::parts::{Ended, Ground, Whose};
 
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,8 +31,13 @@ pub struct TestApp {
     pub token: String,
 }
 
-/// A data folder that outlives the servers on it.
-pub struct Folder(TempDir);
+/// A data folder, with what it has of the other parts, that outlives the servers on it.
+pub struct Folder {
+    data: TempDir,
+    pub ground: Ground,
+    /// What is run here.
+    pub program: PathBuf,
+}
 
 /// One `libra serve`.
 pub struct Server {
@@ -44,11 +52,17 @@ pub type Settings<'a> = &'a [(&'a str, &'a str)];
 
 impl Folder {
     pub fn new() -> Self {
-        Self(tempfile::Builder::new().prefix("libra-it-").tempdir().unwrap())
+        Self::with_parts(Whose::Shared)
+    }
+
+    /// With parts that only this folder's servers use.
+    pub fn with_parts(whose: Whose) -> Self {
+        let data = tempfile::Builder::new().prefix("libra-it-").tempdir().unwrap();
+        Self { data, ground: Ground::new(whose), program: libra_exe() }
     }
 
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.data.path()
     }
 
     /// A command of the program on this folder.
@@ -56,7 +70,7 @@ impl Folder {
         let root = root();
         let tools =
             std::env::var("LIBRA__TOOLS_DIR").map_or_else(|_| root.join(".libra/tools"), PathBuf::from);
-        let mut command = Command::new(libra_exe());
+        let mut command = Command::new(&self.program);
         command
             .current_dir(self.path())
             .env("LIBRA__DATA_DIR", self.path().join("data"))
@@ -68,12 +82,24 @@ impl Folder {
             .env("LIBRA__TESTING__FAULT_INJECTION", "true")
             .env("LIBRA__HTTP__STATUS_REQUESTS_PER_MINUTE", "100000")
             .env("LIBRA__LOG__LEVEL", "debug")
+            .envs(self.ground.settings())
             .envs(settings.iter().copied());
         command
     }
 
     pub fn data(&self) -> PathBuf {
         self.path().join("data")
+    }
+
+    /// Another program holds every write lock of the database until this is dropped.
+    pub fn lock_writes(&self) -> Ended {
+        let mut program = self.ground.sql(&self.data());
+        let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(self.ground.lock_orders().as_bytes()).unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "held\n");
+        Ended(child)
     }
 
     /// Starts a server here and waits until it serves.
@@ -313,9 +339,14 @@ impl TestApp {
         self.folder.libra(&[]).args(arguments).output().unwrap()
     }
 
-    /// The database, for looking only.
+    /// Asks the database itself.
     pub fn rows(&self, sql: &str) -> Vec<Vec<String>> {
         rows(&self.folder, sql)
+    }
+
+    /// Changes the database behind the server's back.
+    pub fn change(&self, sql: &str) {
+        rows(&self.folder, sql);
     }
 }
 
@@ -327,18 +358,21 @@ pub async fn answer(response: Response) -> (StatusCode, Value) {
     (status, value)
 }
 
-/// Asks the database file itself, with the sqlite3 program.
+/// Asks the database itself, with its own program.
 pub fn rows(folder: &Folder, sql: &str) -> Vec<Vec<String>> {
-    let file = folder.data().join("database/libra.db");
-    let output = Command::new("sqlite3")
-        .args(["-readonly", "-separator", "\u{1f}", "-cmd", ".timeout 10000"])
-        .arg(file)
-        .arg(sql)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|l| l.split('\u{1f}').map(ToOwned::to_owned).collect()).collect()
+    let mut program = folder.ground.sql(&folder.data());
+    let server = matches!(folder.ground, Ground::Production { .. });
+    if server {
+        program.arg("-c");
+    }
+    let text = crate::parts::run(program.arg(sql));
+    // The two programs print truth in words of their own.
+    let word = |field: &str| match field {
+        "t" if server => "1".to_owned(),
+        "f" if server => "0".to_owned(),
+        field => field.to_owned(),
+    };
+    text.lines().map(|l| l.split('\u{1f}').map(word).collect()).collect()
 }
 
 /// Processes whose command line or environment names `marker`: pid and command line.

@@ -1,41 +1,10 @@
 //! Another process holds the database's write lock: a clear answer, nothing half-recorded, and
 //! what runs is held and finished.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
-
 use serde_json::Value;
 
-use crate::app::{Folder, TestApp};
+use crate::app::TestApp;
 use crate::failing::quick;
-
-/// The sqlite3 program in a write transaction; dropped, it gives the lock back.
-pub struct WriteLock(Child);
-
-impl WriteLock {
-    /// Returns when the lock is held.
-    pub fn take(folder: &Folder) -> Self {
-        let mut child = Command::new("sqlite3")
-            .arg(folder.data().join("database/libra.db"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let orders = ".timeout 60000\nBEGIN IMMEDIATE;\nSELECT 'held';\n";
-        child.stdin.as_mut().unwrap().write_all(orders.as_bytes()).unwrap();
-        let mut said = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said, "held\n");
-        Self(child)
-    }
-}
-
-impl Drop for WriteLock {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
 
 const IMPATIENT: &[(&str, &str)] = &[
     ("LIBRA__DATABASE__BUSY_TIMEOUT_MS", "300"),
@@ -50,7 +19,7 @@ async fn a_locked_database_refuses_a_post_and_records_nothing() {
     app.deploy_live(&app.body(&project, &[("index.html", "<h1>before</h1>")])).await;
     let body = app.body(&project, &[("index.html", "<h1>after</h1>")]);
     let before = app.rows("SELECT id, status FROM deployment");
-    let lock = WriteLock::take(&app.folder);
+    let lock = app.folder.lock_writes();
     let (status, answer) = app.post("/deploy", &body).await;
     assert_eq!((status.as_u16(), &answer["code"]), (503, &Value::from("DATABASE_ERROR")), "{answer}");
     assert_eq!(answer["success"], false);
@@ -81,7 +50,7 @@ async fn a_locked_database_holds_a_running_deployment_and_costs_no_attempt() {
     for (id, _, _, place) in &started {
         app.until_held(id, place.split_once('.').unwrap().0).await;
     }
-    let lock = WriteLock::take(&app.folder);
+    let lock = app.folder.lock_writes();
     for (_, point, ..) in &started {
         app.release(point).await;
     }
@@ -107,7 +76,7 @@ async fn a_lock_that_outlasts_the_lease_costs_an_attempt_and_no_deployment() {
     app.hold("deploy.switch").await;
     let id = app.deploy(&app.body(&project, &[("index.html", "<h1>late</h1>")])).await;
     app.until_held(&id, "deploy").await;
-    let lock = WriteLock::take(&app.folder);
+    let lock = app.folder.lock_writes();
     // The lease runs out by the server's own clock: the walk is given up, nothing is written.
     let held = format!("http://{}/testing/held", app.server.operator);
     app.wait("the walk is given up", async || {

@@ -1,57 +1,12 @@
 //! A full disk: a clear answer at POST and in every step, nothing lost, live sites served, and
 //! everything goes on when there is space again.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use async_nats::jetstream;
 use serde_json::Value;
 
 use crate::app::{Folder, TestApp};
 use crate::failing::{broker, quick};
-
-/// A disk of 48 MiB, mounted as the data folder. Root mounts; anybody else asks sudo.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Path) -> Self {
-        std::fs::create_dir_all(folder).unwrap();
-        let me = nix::unistd::geteuid();
-        let options = format!("size=48m,mode=0755,uid={me},gid={}", nix::unistd::getegid());
-        privileged(&["mount", "-t", "tmpfs", "-o", &options, "libra-test"], folder);
-        Self(folder.to_owned())
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-
-    fn fill(&self) {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.filler()).unwrap();
-        for block in [vec![0; 1 << 20], vec![0; 4096]] {
-            while file.write_all(&block).is_ok() {}
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.filler()).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: the server on it is ended right after.
-        privileged(&["umount", "--lazy"], &self.0);
-    }
-}
-
-fn privileged(words: &[&str], folder: &Path) {
-    let sudo: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["sudo", "-n"] };
-    let words: Vec<&str> = sudo.iter().chain(words).copied().collect();
-    let done = Command::new(words[0]).args(&words[1..]).arg(folder).output().unwrap();
-    assert!(done.status.success(), "{words:?} needs root or sudo: {}", String::from_utf8_lossy(&done.stderr));
-}
+use crate::parts::{SmallDisk, Whose};
 
 const SETTINGS: &[(&str, &str)] = &[
     // Long enough that no lease runs out while the disk is full.
@@ -66,8 +21,9 @@ const SETTINGS: &[(&str, &str)] = &[
 
 #[tokio::test]
 async fn a_full_disk_refuses_a_post_serves_what_is_live_and_loses_nothing() {
-    let folder = Folder::new();
-    let disk = SmallDisk::mount(&folder.data());
+    let folder = Folder::with_parts(Whose::OwnOnSmallDisks(160));
+    let me = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let disk = SmallDisk::mount(&folder.data(), 48, me);
     let server = folder.serve(&quick(SETTINGS));
     let app = TestApp::on(folder, server);
     let (project, worker) = app.project("small").await;
@@ -84,6 +40,9 @@ async fn a_full_disk_refuses_a_post_serves_what_is_live_and_loses_nothing() {
     }
     let before = app.rows("SELECT id FROM deployment ORDER BY id");
     disk.fill();
+    if let Some(disk) = app.folder.ground.cluster().and_then(|c| c.disk()) {
+        disk.fill();
+    }
 
     let large = "x".repeat(2 << 20);
     let (status, answer) = app.post("/deploy", &app.body(&project, &[("index.html", &large)])).await;
@@ -112,6 +71,12 @@ async fn a_full_disk_refuses_a_post_serves_what_is_live_and_loses_nothing() {
         assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (200, "<h1>live</h1>".into()));
     }
     disk.free();
+    if let Some(cluster) = app.folder.ground.cluster() {
+        if let Some(disk) = cluster.disk() {
+            disk.free();
+        }
+        cluster.keep_running();
+    }
 
     for (id, step, worker, _) in &held {
         let document = app.until_final(id).await;

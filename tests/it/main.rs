@@ -5,6 +5,7 @@
 mod answers;
 mod app;
 mod blocked;
+mod parts;
 mod tenants;
 mod wire;
 
@@ -31,7 +32,10 @@ mod egress;
 mod front_door;
 mod idempotency;
 mod kills;
+mod migrate;
 mod openapi;
+mod racing;
+mod restarts;
 mod secrets;
 mod serving;
 mod serving_alone;

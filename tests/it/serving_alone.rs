@@ -8,7 +8,6 @@ use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 
 use crate::app::{BASE, TestApp};
-use crate::database::WriteLock;
 use crate::failing::{broker_pid, quick, signal};
 
 const REQUESTS: usize = 10_000;
@@ -57,7 +56,7 @@ async fn ten_thousand_requests_are_served_while_database_broker_blobs_and_actors
     }
     // All four away: the database locked and moved, the broker stopped, the blobs moved.
     let data = app.folder.data();
-    let lock = WriteLock::take(&app.folder);
+    let lock = app.folder.lock_writes();
     let broker = broker_pid(&app.folder);
     signal(broker, Signal::SIGSTOP);
     for name in ["database", "blobs"] {

@@ -21,7 +21,7 @@ async fn a_newer_deployment_supersedes_queued_ones_and_an_older_number_never_goe
     let bump = format!(
         "UPDATE project_target SET last_seq = last_seq + 1, live_seq = last_seq + 1 WHERE project_id = '{project}'"
     );
-    write(&app, &bump);
+    app.change(&bump);
     app.release("deploy.switch").await;
     for id in [&first, &third] {
         let document = app.until_final(id).await;
@@ -104,7 +104,7 @@ async fn a_walk_whose_fence_was_raised_writes_nothing_more() {
         app.until_held(&id, place.split_once('.').unwrap().0).await;
         walks.push((id, format!("{place}@{project}")));
     }
-    write(&app, "UPDATE deployment SET fence = fence + 1");
+    app.change("UPDATE deployment SET fence = fence + 1");
     let all = "SELECT id, status, fence, event_seq, version_id, switched_at FROM deployment ORDER BY id";
     let before = app.rows(all);
     let log = "SELECT count(*) FROM build_log";
@@ -188,13 +188,4 @@ async fn a_preview_deployment_never_moves_the_live_version() {
         "draft 2"
     );
     assert!(app.status(&second).await.get("url").is_none());
-}
-
-/// Changes the database behind the server's back.
-fn write(app: &TestApp, sql: &str) {
-    let file = app.folder.data().join("database/libra.db");
-    let done =
-        std::process::Command::new("sqlite3").args(["-cmd", ".timeout 10000"]).arg(file).arg(sql).output();
-    let done = done.unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }

@@ -173,12 +173,9 @@ async fn a_token_does_what_its_scopes_say_and_ends_when_told() {
     let asks = async || short.request(&app, Method::GET, "/api/v1/projects").send().await.unwrap();
     assert_eq!(asks().await.status(), 200);
     // A day passes.
-    let file = app.folder.data().join("database/libra.db");
     let a_day_on =
         format!("update api_token set expires_at = expires_at - 86400001 where id = '{}'", short.token_id);
-    let mut sqlite = std::process::Command::new("sqlite3");
-    sqlite.args(["-cmd", ".timeout 10000"]).arg(file).arg(a_day_on);
-    assert!(sqlite.status().unwrap().success());
+    app.change(&a_day_on);
     assert_problem(asks().await, 401, "UNAUTHORIZED").await;
     // Only hashes are kept.
     for stored in app.rows("select secret_hash, name from api_token") {

@@ -1,0 +1,171 @@
+//! The parts that the servers under test run on: embedded ones, or those of production. The same
+//! tests run on both; `LIBRA_TEST_PARTS=embedded|production` says which.
+
+pub mod postgres;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use postgres::{Cluster, Database};
+
+/// Which parts this run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    Embedded,
+    Production,
+}
+
+impl Parts {
+    pub fn chosen() -> Self {
+        match std::env::var("LIBRA_TEST_PARTS").as_deref() {
+            Err(_) | Ok("" | "embedded") => Self::Embedded,
+            Ok("production") => Self::Production,
+            Ok(other) => panic!("LIBRA_TEST_PARTS is {other}: embedded or production is meant"),
+        }
+    }
+}
+
+/// Whose parts a folder's servers run on.
+#[derive(Debug, Clone, Copy)]
+pub enum Whose {
+    /// Those of this test process, with name spaces of the folder's own.
+    Shared,
+    /// The folder's own, which its test may stop, restart and break.
+    Own,
+    /// As `Own`, each on a disk of its own of so many MiB.
+    OwnOnSmallDisks(u32),
+}
+
+/// What one folder has of each part.
+#[derive(Debug)]
+pub enum Ground {
+    Embedded,
+    Production { database: Database },
+}
+
+impl Ground {
+    pub fn new(whose: Whose) -> Self {
+        match Parts::chosen() {
+            Parts::Embedded => Self::Embedded,
+            Parts::Production => {
+                let cluster = match whose {
+                    Whose::Shared => Cluster::shared(),
+                    Whose::Own => Arc::new(Cluster::start(None)),
+                    Whose::OwnOnSmallDisks(mebibytes) => Arc::new(Cluster::start(Some(mebibytes))),
+                };
+                Self::Production { database: Database::create(cluster) }
+            }
+        }
+    }
+
+    /// What a server needs to be told to run here. Each part adds its lines.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Embedded => Vec::new(),
+            Self::Production { database } => database.settings(),
+        }
+    }
+
+    /// A program at the database that belongs to a server on `data`: it takes SQL and prints rows
+    /// with fields separated by U+001F.
+    pub fn sql(&self, data: &Path) -> Command {
+        match self {
+            Self::Embedded => {
+                let mut command = Command::new("sqlite3");
+                command.args(["-separator", "\u{1f}", "-cmd", ".timeout 10000"]).arg(sqlite_file(data));
+                command
+            }
+            Self::Production { database } => database.psql(),
+        }
+    }
+
+    /// A program that holds every write lock of the database until it is killed; it prints `held`.
+    pub fn lock_orders(&self) -> &'static str {
+        match self {
+            Self::Embedded => ".timeout 60000\nBEGIN IMMEDIATE;\nSELECT 'held';\n",
+            // What reads goes on; what writes, or locks a row to write, waits.
+            Self::Production { .. } => {
+                "BEGIN;\nSELECT format('LOCK TABLE %I IN EXCLUSIVE MODE', relname) FROM pg_class \
+                 WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname \\gexec\n\
+                 SELECT 'held';\n"
+            }
+        }
+    }
+
+    /// The server of the database, where it is one that a test may stop and start.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        match self {
+            Self::Embedded => None,
+            Self::Production { database } => Some(database.cluster()),
+        }
+    }
+}
+
+/// Where the embedded database lies.
+pub fn sqlite_file(data: &Path) -> PathBuf {
+    data.join("database/libra.db")
+}
+
+/// A disk of so many MiB, mounted at a folder for an owner. Root mounts; anybody else asks sudo.
+#[derive(Debug)]
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub fn mount(folder: &Path, mebibytes: u32, owner: (u32, u32)) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let options = format!("size={mebibytes}m,mode=0755,uid={},gid={}", owner.0, owner.1);
+        privileged(&["mount", "-t", "tmpfs", "-o", &options, "libra-test"], folder);
+        Self(folder.to_owned())
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes every byte that is free.
+    pub fn fill(&self) {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.filler()).unwrap();
+        for block in [vec![0; 1 << 20], vec![0; 4096]] {
+            while file.write_all(&block).is_ok() {}
+        }
+    }
+
+    pub fn free(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the server on it is ended right after.
+        privileged(&["umount", "--lazy"], &self.0);
+    }
+}
+
+fn privileged(words: &[&str], folder: &Path) {
+    let sudo: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["sudo", "-n"] };
+    let words: Vec<&str> = sudo.iter().chain(words).copied().collect();
+    let done = Command::new(words[0]).args(&words[1..]).arg(folder).output().unwrap();
+    assert!(done.status.success(), "{words:?} needs root or sudo: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Runs it with nobody at its terminal; panics with what it said if it fails.
+pub fn run(command: &mut Command) -> String {
+    let done = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// A process that ends when it is dropped.
+#[derive(Debug)]
+pub struct Ended(pub Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Ended already, if it can't be killed.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
