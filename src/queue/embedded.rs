@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::broker_process::BrokerProcess;
-use super::connection::Endpoint;
+use super::endpoint::Endpoint;
 use super::election::{OwnerLock, try_own};
 use super::embedded_files::{Credential, EmbeddedFiles, ServerRecord};
 use super::error::{QueueError, chain};
