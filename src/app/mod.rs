@@ -74,7 +74,12 @@ impl AppError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Bootstrap(BootstrapError::StillValid { .. }) => 64,
-            Self::Listen { .. } | Self::Away { .. } | Self::Store(_) | Self::Blobs(_) | Self::Queue(_) | Self::Sandbox(_) => 69,
+            Self::Listen { .. }
+            | Self::Away { .. }
+            | Self::Store(_)
+            | Self::Blobs(_)
+            | Self::Queue(_)
+            | Self::Sandbox(_) => 69,
             Self::Folder { .. }
             | Self::Bootstrap(_)
             | Self::Versions(_)

@@ -211,3 +211,52 @@ fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn
     };
     std::iter::successors(Some(error), beneath)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: &str, body: &str) -> object_store::Error {
+        let source = format!("Server returned non-2xx status code: {status}: {body}").into();
+        object_store::Error::Generic { store: "S3", source }
+    }
+
+    fn chain(error: &BlobError) -> String {
+        causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+
+    #[test]
+    fn what_a_server_wrote_is_never_repeated() {
+        let body = "<Error><Code>SignatureDoesNotMatch</Code><CanonicalRequest>x-amz-security-token:TOKEN\
+                    </CanonicalRequest></Error>";
+        let error = of_store(Doing::Writing, &answered("403 Forbidden", body));
+        assert!(matches!(error, BlobError::Refused(_)), "{error:?}");
+        assert!(
+            chain(&error).ends_with("the server answered 403 SignatureDoesNotMatch"),
+            "{}",
+            chain(&error)
+        );
+        assert!(!format!("{error:?}").contains("TOKEN"));
+        let code = "<Code>x-amz-security-token:TOKEN</Code>";
+        assert!(!chain(&of_store(Doing::Writing, &answered("400 Bad Request", code))).contains("TOKEN"));
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_what_can_be_done() {
+        let digest = Digest::of(b"x");
+        let reading = |status: &str, code: &str| {
+            of_store(Doing::Reading(&digest), &answered(status, &format!("<Code>{code}</Code>")))
+        };
+        for busy in ["503 Service Unavailable", "500 Internal Server Error", "429 Too Many Requests"] {
+            let error = reading(busy, "SlowDown");
+            assert!(error.may_pass() && !error.is_worth_another_try(), "{busy}");
+        }
+        assert!(matches!(reading("404 Not Found", "NoSuchKey"), BlobError::Missing { .. }));
+        assert!(matches!(reading("404 Not Found", "NoSuchBucket"), BlobError::NoBucket(_)));
+        assert!(matches!(reading("400 Bad Request", "ExpiredToken"), BlobError::Refused(_)));
+        assert!(matches!(reading("400 Bad Request", "InvalidArgument"), BlobError::Read(_)));
+        let upload = answered("404 Not Found", "<Code>NoSuchUpload</Code>");
+        assert!(matches!(of_store(Doing::Writing, &upload), BlobError::Write(_)));
+        assert_eq!(BlobError::Damaged { digest }.fault(), Fault::Platform);
+    }
+}

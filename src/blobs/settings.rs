@@ -200,9 +200,14 @@ mod tests {
 
     #[test]
     fn addresses_that_hide_something_are_refused() {
-        for url in ["s3://", "s3://me:secret@bucket", "s3://b", "s3://Bucket", "s3://ok-1/../x", "gs://bucket"] {
-            let keys: Vec<_> =
-                settings(&format!("url = '{url}'\n{KEYS}")).problems().into_iter().map(|(key, _)| key).collect();
+        for url in
+            ["s3://", "s3://me:secret@bucket", "s3://b", "s3://Bucket", "s3://ok-1/../x", "gs://bucket"]
+        {
+            let keys: Vec<_> = settings(&format!("url = '{url}'\n{KEYS}"))
+                .problems()
+                .into_iter()
+                .map(|(key, _)| key)
+                .collect();
             assert_eq!(keys, ["blobs.url"], "{url}");
         }
     }

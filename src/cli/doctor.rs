@@ -50,6 +50,7 @@ pub async fn run(args: &DoctorArgs, settings: &Settings) -> ExitCode {
         free_space(settings),
     ];
     findings.push(database(settings).await);
+    findings.push(blobs(settings).await);
     findings.push(isolation(settings).await);
     findings.extend(listeners(settings));
     let broken = findings.iter().filter(|f| !f.ok).count();
@@ -159,6 +160,21 @@ async fn database(settings: &Settings) -> Finding {
             let mend = "look at the file's owner and rights, or set database.url";
             Finding::broken(what, format!("{}; {mend}", super::admin::chain(&e)))
         }
+    }
+}
+
+/// A small blob is written, read and removed, beside those of the organizations.
+async fn blobs(settings: &Settings) -> Finding {
+    let what = "blob store";
+    let shown = settings.blobs.shown();
+    if !settings.blobs.is_remote() {
+        return Finding::ok(what, shown);
+    }
+    // A client alone makes no folder.
+    let tried = async { crate::blobs::Blobs::open(&settings.blobs, Path::new(""))?.probe().await };
+    match tried.await {
+        Ok(()) => Finding::ok(what, format!("{shown} takes, gives and removes a blob")),
+        Err(e) => Finding::broken(what, format!("{shown}: {}", super::admin::chain(&e))),
     }
 }
 

@@ -179,9 +179,11 @@ fn not_connected(error: ConnectError) -> QueueError {
 fn of_tls(error: &ConnectError) -> bool {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        match cause.downcast_ref::<rustls::Error>() {
-            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => return true,
-            Some(_) | None => {}
+        // A certificate that we refuse, or the server's word that it refuses ours.
+        if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) =
+            cause.downcast_ref()
+        {
+            return true;
         }
         let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = match wrapped {

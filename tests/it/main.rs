@@ -5,6 +5,7 @@
 mod answers;
 mod app;
 mod blocked;
+mod parts;
 mod tenants;
 mod wire;
 
@@ -24,6 +25,7 @@ mod api_projects;
 mod broker;
 mod cancel;
 mod cli;
+mod cluster;
 mod database;
 mod dead_letters;
 mod disk;
@@ -31,6 +33,7 @@ mod front_door;
 mod idempotency;
 mod kills;
 mod openapi;
+mod s3;
 mod secrets;
 mod serving;
 mod serving_alone;
@@ -40,3 +43,4 @@ mod streams;
 mod switching;
 mod tenancy;
 mod two_servers;
+mod waiting;
