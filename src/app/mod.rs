@@ -5,6 +5,7 @@ mod listeners;
 mod parts;
 mod serve;
 mod testing;
+mod waiting;
 
 use std::path::PathBuf;
 
@@ -29,11 +30,23 @@ pub enum AppError {
         #[source]
         source: std::io::Error,
     },
+    #[error(
+        "the {part} at {address} is away, and was waited for {waited_seconds} s; start it, or correct {key} \
+         (start.wait_seconds says how long to wait)"
+    )]
+    Away {
+        part: &'static str,
+        address: String,
+        key: &'static str,
+        waited_seconds: u64,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("the database can't be opened")]
     Store(#[from] crate::store::StoreError),
-    #[error("the blob store can't be opened")]
+    #[error("the blob store can't be used")]
     Blobs(#[from] crate::blobs::BlobError),
-    #[error("the queue can't be started")]
+    #[error("the queue can't be used")]
     Queue(#[from] crate::queue::QueueError),
     #[error("sandboxes can't be made")]
     Sandbox(#[from] crate::sandbox::SandboxError),
@@ -61,7 +74,12 @@ impl AppError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Bootstrap(BootstrapError::StillValid { .. }) => 64,
-            Self::Listen { .. } | Self::Store(_) | Self::Blobs(_) | Self::Queue(_) | Self::Sandbox(_) => 69,
+            Self::Listen { .. }
+            | Self::Away { .. }
+            | Self::Store(_)
+            | Self::Blobs(_)
+            | Self::Queue(_)
+            | Self::Sandbox(_) => 69,
             Self::Folder { .. }
             | Self::Bootstrap(_)
             | Self::Versions(_)

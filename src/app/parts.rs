@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::AppError;
 use super::files::Files;
 use super::listeners::Listeners;
+use super::waiting;
 use crate::blobs::Blobs;
 use crate::config::{Environment, Settings};
 use crate::control::bootstrap::{bootstrap, development_secret, refuse_bootstrap};
@@ -52,7 +53,7 @@ impl Parts {
         listeners: &Listeners,
         stop: CancellationToken,
     ) -> Result<Self, AppError> {
-        let store = open_store(&settings, files).await?;
+        let store = waiting::database(&settings, || open_store(&settings, files)).await?;
         let secret = match settings.environment {
             Environment::Production => settings.security.secret_key.clone(),
             Environment::Development if !settings.security.secret_key.expose_secret().is_empty() => {
@@ -72,12 +73,14 @@ impl Parts {
         let port = listeners.front_addresses().first().map_or(80, |a| a.port());
         let addresses = Addresses::new(&settings.domains.base, &settings.domains.public_url, port);
         let blobs = Blobs::open(&settings.blobs, &files.blobs)?;
+        waiting::blobs(&settings, &blobs).await?;
         let paths = QueuePaths {
             data_dir: files.data_dir.clone(),
             tools_dir: files.tools_dir.clone(),
             exe: files.exe.clone(),
         };
         let queue = Queue::start(settings.nats.clone(), paths, stop)?;
+        waiting::broker(&settings, &queue, &store).await?;
         let sandboxes = sandbox::provider(&settings.sandbox, sandbox_paths(files))?;
         let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
         let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);

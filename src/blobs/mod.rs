@@ -4,73 +4,83 @@
 //! are two blobs. A blob never changes; what is current stands in the database.
 //! Never lists, never deletes what it was not told to by id.
 
+mod error;
+mod s3;
+mod settings;
+mod upload;
+
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart};
-use serde::Deserialize;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::Digest as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::domain::{Digest, Fault};
+use crate::domain::Digest;
+use error::{Doing, of_store};
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Empty: a folder beneath `data_dir`.
-    pub url: String,
-    /// Blobs read or written at once by one operation.
-    pub parallel: usize,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    #[error("the blob store can't be opened")]
-    Open(#[source] object_store::Error),
-    #[error("a blob could not be written")]
-    Write(#[source] object_store::Error),
-    #[error("a blob could not be read")]
-    Read(#[source] object_store::Error),
-    #[error("blob {digest} is missing")]
-    Missing { digest: Digest },
-    #[error("blob {digest} does not hold what its name says")]
-    Damaged { digest: Digest },
-    #[error("a local file could not be read or written")]
-    Local(#[source] std::io::Error),
-}
-
-impl BlobError {
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Open(_) | Self::Write(_) | Self::Read(_) | Self::Local(_) => Fault::Platform,
-            Self::Missing { .. } | Self::Damaged { .. } => Fault::Unknown,
-        }
-    }
-}
+pub use error::{BlobError, Reason};
+pub use settings::Settings;
 
 /// The blob store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
-    parallel: usize,
+    limits: Limits,
+    /// What this process writes to see whether the store takes it: always the same blob, so that a
+    /// probe cut short leaves one behind and no more.
+    probe: Bytes,
 }
 
-/// A part of a pack read or written at a time.
-const PART_BYTES: usize = 4 * 1024 * 1024;
+/// How much at once, and for how long.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    parallel: usize,
+    part_bytes: usize,
+    part_parallel: usize,
+    retries: usize,
+    backoff_min: Duration,
+    backoff_max: Duration,
+    retry_total: Duration,
+    operation: Duration,
+}
+
+impl Limits {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            parallel: settings.parallel.max(1),
+            part_bytes: settings.part_bytes,
+            part_parallel: settings.part_parallel.max(1),
+            retries: settings.retries,
+            backoff_min: Duration::from_millis(settings.retry_backoff_min_ms),
+            backoff_max: Duration::from_millis(settings.retry_backoff_max_ms),
+            retry_total: settings.retry_total(),
+            operation: settings.operation_timeout(),
+        }
+    }
+}
+
+/// The name space of probes; no organization is called so.
+const PROBES: &str = "probe";
 
 impl Blobs {
+    /// Makes the folder, or the client of `blobs.url`; asks neither anything.
+    ///
     /// # Errors
-    /// If the folder can't be made.
+    /// If the folder can't be made, or the settings make no client.
     pub fn open(settings: &Settings, folder: &Path) -> Result<Self, BlobError> {
-        std::fs::create_dir_all(folder).map_err(BlobError::Local)?;
-        // Without fsync an acknowledged deployment could lose its source to a power cut.
-        let local = LocalFileSystem::new_with_prefix(folder).map_err(BlobError::Open)?.with_fsync(true);
-        Ok(Self { store: Arc::new(local), parallel: settings.parallel.max(1) })
+        let store = match settings.bucket() {
+            Some(bucket) => s3::open(settings, &bucket)?,
+            None => open_folder(folder)?,
+        };
+        let probe = Bytes::from(crate::domain::id::random());
+        Ok(Self { store, limits: Limits::of(settings), probe })
     }
 
     /// Stores `bytes` under their digest. Storing the same bytes again writes nothing.
@@ -78,10 +88,32 @@ impl Blobs {
     /// # Errors
     /// If the store can't take them.
     pub async fn put(&self, org: &str, digest: &Digest, bytes: Bytes) -> Result<(), BlobError> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(&path(org, digest), PutPayload::from_bytes(bytes), options).await {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
-            Err(e) => Err(BlobError::Write(e)),
+        let location = path(org, digest);
+        self.tried(|| self.put_once(&location, bytes.clone())).await
+    }
+
+    async fn put_once(&self, location: &ObjectPath, bytes: Bytes) -> Result<(), BlobError> {
+        let size = bytes.len() as u64;
+        let payload = PutPayload::from_bytes(bytes);
+        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(location, payload.clone(), create).await {
+            Ok(_) => return Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(of_store(Doing::Writing, &error)),
+        }
+        // Cut off by a disk that was full, or S3's word for another writer that is not done and may fail.
+        if self.stored_size(location).await? == Some(size) {
+            return Ok(());
+        }
+        let written = self.store.put_opts(location, payload, PutOptions::default()).await;
+        written.map(drop).map_err(|error| of_store(Doing::Writing, &error))
+    }
+
+    async fn stored_size(&self, location: &ObjectPath) -> Result<Option<u64>, BlobError> {
+        match self.store.head(location).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(of_store(Doing::Writing, &error)),
         }
     }
 
@@ -93,7 +125,7 @@ impl Blobs {
         let mut puts = futures_util::stream::iter(
             blobs.into_iter().map(|(digest, bytes)| async move { self.put(org, &digest, bytes).await }),
         )
-        .buffer_unordered(self.parallel);
+        .buffer_unordered(self.limits.parallel);
         while let Some(done) = puts.next().await {
             done?;
         }
@@ -105,8 +137,14 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Missing`] or [`BlobError::Damaged`], or that the store can't be read.
     pub async fn get(&self, org: &str, digest: &Digest) -> Result<Bytes, BlobError> {
-        let found = self.store.get(&path(org, digest)).await;
-        let bytes = found.map_err(|e| read_error(e, digest))?.bytes().await.map_err(BlobError::Read)?;
+        let location = path(org, digest);
+        self.tried(|| self.get_once(&location, digest)).await
+    }
+
+    async fn get_once(&self, location: &ObjectPath, digest: &Digest) -> Result<Bytes, BlobError> {
+        let failed = |error: object_store::Error| of_store(Doing::Reading(digest), &error);
+        let found = self.store.get(location).await.map_err(failed)?;
+        let bytes = found.bytes().await.map_err(failed)?;
         if &Digest::of(&bytes) == digest {
             Ok(bytes)
         } else {
@@ -120,29 +158,24 @@ impl Blobs {
     /// If the file can't be read or the store can't take it.
     pub async fn put_file(&self, org: &str, digest: &Digest, file: &Path) -> Result<(), BlobError> {
         let location = path(org, digest);
-        if self.store.head(&location).await.is_ok() {
-            return Ok(());
-        }
+        self.tried(|| self.put_file_once(&location, file)).await
+    }
+
+    async fn put_file_once(&self, location: &ObjectPath, file: &Path) -> Result<(), BlobError> {
         let mut file = tokio::fs::File::open(file).await.map_err(BlobError::Local)?;
         let size = file.metadata().await.map_err(BlobError::Local)?.len();
-        if size <= PART_BYTES as u64 {
-            let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(PART_BYTES));
+        // Another size under this name is a blob that was cut off: it is written again, whole.
+        if self.stored_size(location).await? == Some(size) {
+            return Ok(());
+        }
+        if size <= self.limits.part_bytes as u64 {
+            let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(self.limits.part_bytes));
             file.read_to_end(&mut bytes).await.map_err(BlobError::Local)?;
-            return self.put(org, digest, bytes.into()).await;
+            return self.put_once(location, bytes.into()).await;
         }
-        let upload = self.store.put_multipart(&location).await.map_err(BlobError::Write)?;
-        let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-        let mut part = vec![0; PART_BYTES];
-        loop {
-            let read = file.read(&mut part).await.map_err(BlobError::Local)?;
-            if read == 0 {
-                break;
-            }
-            writer.wait_for_capacity(self.parallel).await.map_err(BlobError::Write)?;
-            writer.write(&part[..read]);
-        }
-        writer.finish().await.map_err(BlobError::Write)?;
-        Ok(())
+        let begun = self.store.put_multipart(location).await;
+        let upload = upload::Upload::new(begun.map_err(|error| of_store(Doing::Writing, &error))?);
+        upload.send(&mut file, self.limits.part_bytes, self.limits.part_parallel).await
     }
 
     /// Copies a blob into a local file, checking its digest on the way.
@@ -150,12 +183,23 @@ impl Blobs {
     /// # Errors
     /// As [`Blobs::get`], or if the file can't be written.
     pub async fn get_file(&self, org: &str, digest: &Digest, into: &Path) -> Result<(), BlobError> {
-        let found = self.store.get(&path(org, digest)).await.map_err(|e| read_error(e, digest))?;
+        let location = path(org, digest);
+        self.tried(|| self.get_file_once(&location, digest, into)).await
+    }
+
+    async fn get_file_once(
+        &self,
+        location: &ObjectPath,
+        digest: &Digest,
+        into: &Path,
+    ) -> Result<(), BlobError> {
+        let failed = |error: object_store::Error| of_store(Doing::Reading(digest), &error);
+        let found = self.store.get(location).await.map_err(failed)?;
         let mut file = tokio::fs::File::create(into).await.map_err(BlobError::Local)?;
         let mut hasher = sha2::Sha256::new();
         let mut stream = found.into_stream();
         while let Some(part) = stream.next().await {
-            let part = part.map_err(BlobError::Read)?;
+            let part = part.map_err(failed)?;
             hasher.update(&part);
             file.write_all(&part).await.map_err(BlobError::Local)?;
         }
@@ -172,10 +216,14 @@ impl Blobs {
     /// # Errors
     /// If the store refuses.
     pub async fn delete(&self, org: &str, digest: &Digest) -> Result<(), BlobError> {
-        match self.store.delete(&path(org, digest)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(BlobError::Write(e)),
-        }
+        let location = path(org, digest);
+        self.tried(|| async {
+            match self.store.delete(&location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(of_store(Doing::Writing, &error)),
+            }
+        })
+        .await
     }
 
     /// A real probe: writes, reads and removes a small blob.
@@ -183,23 +231,62 @@ impl Blobs {
     /// # Errors
     /// What failed.
     pub async fn probe(&self) -> Result<(), BlobError> {
-        let bytes = Bytes::from(crate::domain::id::random());
-        let digest = Digest::of(&bytes);
-        self.put("probe", &digest, bytes).await?;
-        self.get("probe", &digest).await?;
-        self.delete("probe", &digest).await
+        let digest = Digest::of(&self.probe);
+        let location = path(PROBES, &digest);
+        self.tried(|| async {
+            let payload = PutPayload::from_bytes(self.probe.clone());
+            // Over whatever an earlier probe left, so that it is a write each time.
+            let written = self.store.put_opts(&location, payload, PutOptions::default()).await;
+            written.map(drop).map_err(|error| of_store(Doing::Writing, &error))
+        })
+        .await?;
+        self.get(PROBES, &digest).await?;
+        self.delete(PROBES, &digest).await
     }
+
+    /// Does one thing with one blob, within `operation_timeout_seconds`. Tries again where the library
+    /// does not: it can't know that our writes may be repeated, nor that what it read is cut off.
+    async fn tried<T, F>(&self, work: impl Fn() -> F) -> Result<T, BlobError>
+    where
+        F: Future<Output = Result<T, BlobError>>,
+    {
+        let limits = self.limits;
+        let started = Instant::now();
+        let trying = async {
+            let mut backoff = limits.backoff_min;
+            let mut left = limits.retries;
+            loop {
+                match work().await {
+                    Err(error)
+                        if error.is_worth_another_try()
+                            && left > 0
+                            && started.elapsed() < limits.retry_total =>
+                    {
+                        left -= 1;
+                        tracing::warn!(error = %error, left, "a blob is tried again");
+                        sleep(backoff).await;
+                        backoff = backoff.saturating_mul(2).min(limits.backoff_max);
+                    }
+                    done => return done,
+                }
+            }
+        };
+        timeout(limits.operation, trying).await.unwrap_or_else(|_| {
+            let source = Reason::new(format!("not done within {} s", limits.operation.as_secs()));
+            Err(BlobError::Unavailable { source, again: false })
+        })
+    }
+}
+
+fn open_folder(folder: &Path) -> Result<Arc<dyn ObjectStore>, BlobError> {
+    std::fs::create_dir_all(folder).map_err(BlobError::Local)?;
+    let local = LocalFileSystem::new_with_prefix(folder);
+    // Without fsync an acknowledged deployment could lose its source to a power cut.
+    Ok(Arc::new(local.map_err(|error| BlobError::Open(Reason::of(&error)))?.with_fsync(true)))
 }
 
 /// `<org>/sha256/ab/<digest>`: two levels, so that no folder grows without bound.
 fn path(org: &str, digest: &Digest) -> ObjectPath {
     let hex = digest.as_str();
     ObjectPath::from_iter([org, "sha256", &hex[..2], hex])
-}
-
-fn read_error(error: object_store::Error, digest: &Digest) -> BlobError {
-    match error {
-        object_store::Error::NotFound { .. } => BlobError::Missing { digest: digest.clone() },
-        other => BlobError::Read(other),
-    }
 }

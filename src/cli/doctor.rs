@@ -52,6 +52,7 @@ pub async fn run(args: &DoctorArgs, settings: &Settings) -> ExitCode {
         free_space(settings),
     ];
     findings.push(database(settings).await);
+    findings.push(blobs(settings).await);
     findings.push(isolation(settings).await);
     findings.extend(listeners(settings));
     let broken = findings.iter().filter(|f| !f.ok).count();
@@ -193,6 +194,21 @@ fn answered(what: &'static str, settings: &Settings, answer: &Answer) -> Finding
                 "{said}; its schema lacks {n} change(s) and database.migrate is false: run `libra migrate up`"
             ),
         ),
+    }
+}
+
+/// A small blob is written, read and removed, beside those of the organizations.
+async fn blobs(settings: &Settings) -> Finding {
+    let what = "blob store";
+    let shown = settings.blobs.shown();
+    if !settings.blobs.is_remote() {
+        return Finding::ok(what, shown);
+    }
+    // A client alone makes no folder.
+    let tried = async { crate::blobs::Blobs::open(&settings.blobs, Path::new(""))?.probe().await };
+    match tried.await {
+        Ok(()) => Finding::ok(what, format!("{shown} takes, gives and removes a blob")),
+        Err(e) => Finding::broken(what, format!("{shown}: {}", super::admin::chain(&e))),
     }
 }
 

@@ -18,6 +18,12 @@ pub const ALIASES: &[(&str, &str, Convert)] = &[
     ("DEPLOYMENT_DLQ_NAME", "nats.dead_letter_stream", Convert::AsIs),
     ("MAX_CONCURRENT_DEPLOYMENTS", "pipeline.concurrency", Convert::AsIs),
     ("MAX_DEPLOYMENT_TIMEOUT", "pipeline.total_timeout_seconds", Convert::MillisecondsToSeconds),
+    // What every S3 tool reads.
+    ("AWS_REGION", "blobs.region", Convert::AsIs),
+    ("AWS_ENDPOINT_URL_S3", "blobs.endpoint", Convert::AsIs),
+    ("AWS_ACCESS_KEY_ID", "blobs.access_key_id", Convert::AsIs),
+    ("AWS_SECRET_ACCESS_KEY", "blobs.secret_access_key", Convert::AsIs),
+    ("AWS_SESSION_TOKEN", "blobs.session_token", Convert::AsIs),
     ("SANDBOX_BUILDER_DEFAULT_PROVIDER", "sandbox.provider", Convert::LowerCase),
 ];
 

@@ -37,11 +37,9 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     let url = &s.domains.public_url;
     let url_ok = url.is_empty() || url.starts_with("http://") || url.starts_with("https://");
     demand(url_ok, "domains.public_url", "must be empty or an http:// or https:// address");
-    demand(
-        s.blobs.url.is_empty(),
-        "blobs.url",
-        "must be empty (a folder beneath data_dir); S3 is not in this release",
-    );
+    demand(s.start.wait_seconds <= 3600, "start.wait_seconds", "must be 0 to 3600");
+    demand(s.start.notice_seconds >= 1, "start.notice_seconds", "must be at least 1");
+    demand(s.start.retry_ms >= 10, "start.retry_ms", "must be at least 10");
     demand((1..=64).contains(&s.pipeline.concurrency), "pipeline.concurrency", "must be 1 to 64");
     demand(s.pipeline.heartbeat_seconds >= 1, "pipeline.heartbeat_seconds", "must be at least 1");
     demand(
@@ -85,6 +83,8 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     if s.environment == Environment::Production {
         production(s, &mut demand);
     }
+    let owned = |(key, allowed): (&str, &str)| (key.to_owned(), allowed.to_owned());
+    found.extend(s.blobs.problems().into_iter().map(owned));
     found.extend(s.sandbox.mistakes().into_iter().map(|text| split(&text)));
     found.extend(s.database.problems());
     found.extend(s.nats.problems().into_iter().map(|p| (p.key.to_owned(), p.problem.to_owned())));

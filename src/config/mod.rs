@@ -44,6 +44,7 @@ pub struct Settings {
     pub data_dir: PathBuf,
     pub tools_dir: PathBuf,
     pub mirror_dir: PathBuf,
+    pub start: Start,
     pub log: Log,
     pub http: Http,
     pub domains: Domains,
@@ -59,6 +60,15 @@ pub struct Settings {
     pub versions: Versions,
     pub sweep: Sweep,
     pub testing: Testing,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    pub wait_seconds: u64,
+    pub notice_seconds: u64,
+    pub retry_ms: u64,
+    pub serve_without_broker: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -175,7 +185,15 @@ pub struct Testing {
 }
 
 /// Keys whose values are never shown.
-const SECRET_KEYS: &[&str] = &["security.secret_key", "database.url", "nats.url", "blobs.url"];
+const SECRET_KEYS: &[&str] = &[
+    "security.secret_key",
+    "database.url",
+    "nats.url",
+    "nats.password",
+    "blobs.url",
+    "blobs.secret_access_key",
+    "blobs.session_token",
+];
 
 fn is_secret(key: &str) -> bool {
     SECRET_KEYS.contains(&key)

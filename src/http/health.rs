@@ -118,7 +118,12 @@ impl Health {
                     })
                 }),
                 timed(PATIENCE, async {
-                    probed.control.blobs.probe().await.map(|()| json!({})).map_err(|_| json!({}))
+                    let store = if probed.control.settings.blobs.is_remote() { "s3" } else { "folder" };
+                    let shown = json!({ "store": store });
+                    match probed.control.blobs.probe().await {
+                        Ok(()) => Ok(shown),
+                        Err(_) => Err(shown),
+                    }
                 }),
                 timed(PATIENCE, async {
                     let epoch = store.route_epoch().await.map_err(|_| json!({}))?;

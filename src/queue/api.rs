@@ -32,10 +32,27 @@ pub(super) async fn ask<B: Serialize, T: DeserializeOwned>(
     })
 }
 
+/// Answers of a cluster that has no leader, or too few servers: it passes when they are back.
+const WITHOUT_LEADER: [ErrorCode; 12] = [
+    ErrorCode::CLUSTER_INCOMPLETE,
+    ErrorCode::CLUSTER_NO_PEERS,
+    ErrorCode::CLUSTER_NOT_ACTIVE,
+    ErrorCode::CLUSTER_NOT_ASSIGNED,
+    ErrorCode::CLUSTER_NOT_AVAILABLE,
+    ErrorCode::CLUSTER_NOT_LEADER,
+    ErrorCode::CLUSTER_SERVER_NOT_MEMBER,
+    ErrorCode::RAFT_GENERAL,
+    ErrorCode::STREAM_OFFLINE,
+    ErrorCode::CONSUMER_OFFLINE,
+    ErrorCode::STREAM_OFFLINE_REASON,
+    ErrorCode::CONSUMER_OFFLINE_REASON,
+];
+
 /// Turns a refusal into an error: what is missing now may be there after the next reconcile.
 pub(super) fn refused(doing: &'static str, error: jetstream::Error) -> QueueError {
     match error.error_code() {
         ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => QueueError::Missing { doing },
+        code if WITHOUT_LEADER.contains(&code) => QueueError::unavailable(doing, error),
         code => QueueError::Refused { doing, code: code.0, source: Box::new(error) },
     }
 }

@@ -4,97 +4,20 @@
 //! old port with an old credential after the embedded broker moved, also after its last user is gone.
 //! It never decides where the broker is: that is the endpoint's sender.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
-use percent_encoding::percent_decode_str;
-use secrecy::{ExposeSecret, SecretString};
+use async_nats::{Client, Event};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::embedded_files::ServerRecord;
+use super::endpoint::Endpoint;
 use super::error::{QueueError, chain};
 use super::settings::Settings;
 use super::state::{BrokerState, Connection};
 use super::streams::Streams;
-
-const CONNECT: &str = "connect";
-/// Connection events that wait to be looked at; more than these say nothing new.
-const WAITING_EVENTS: usize = 16;
-
-/// Where a broker is and how to sign in. Not `Debug`: it holds the password.
-#[derive(Clone)]
-pub(super) struct Endpoint {
-    servers: Vec<ServerAddr>,
-    credential: Option<(String, SecretString)>,
-    credentials_file: Option<PathBuf>,
-    pub(super) generation: u64,
-}
-
-impl Endpoint {
-    pub(super) fn of_settings(settings: &Settings) -> Self {
-        let file = settings.credentials_file.trim();
-        let servers = settings.url.servers().unwrap_or_default();
-        // The library reads user and password from an address but never sends them.
-        let credential = servers.iter().find_map(|server| Some((server.username()?, server.password()?)));
-        Self {
-            credential: credential.map(|(user, password)| (decoded(user), decoded(password).into())),
-            servers,
-            credentials_file: (!file.is_empty()).then(|| PathBuf::from(file)),
-            generation: 0,
-        }
-    }
-
-    pub(super) fn of_record(record: &ServerRecord) -> Self {
-        let credential = record.credential();
-        Self {
-            servers: record.url.parse().into_iter().collect(),
-            credential: Some((credential.user, credential.password)),
-            credentials_file: None,
-            generation: record.generation,
-        }
-    }
-
-    /// Signs in once and leaves again.
-    pub(super) async fn probe(&self, settings: &Settings) -> Result<(), QueueError> {
-        self.connect(settings).await.map(drop)
-    }
-
-    async fn connect(&self, settings: &Settings) -> Result<(Client, mpsc::Receiver<Event>), QueueError> {
-        let (sender, events) = mpsc::channel(WAITING_EVENTS);
-        let mut options = ConnectOptions::new();
-        if let Some(file) = &self.credentials_file {
-            options = options.credentials_file(file).await.map_err(QueueError::file("read", file))?;
-        }
-        if let Some((user, password)) = &self.credential {
-            options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
-        }
-        let wait = Duration::from_millis(settings.connect_timeout_ms);
-        let options = options
-            .name("libra")
-            .connection_timeout(wait)
-            .request_timeout(Some(settings.request_timeout()))
-            .ping_interval(Duration::from_secs(settings.ping_interval_seconds))
-            .subscription_capacity(settings.event_buffer_messages)
-            // As few tries as the library allows: going on is the loop below, with the newest endpoint.
-            .max_reconnects(self.servers.len().max(1))
-            .event_callback(move |event| {
-                let sender = sender.clone();
-                async move { drop(sender.try_send(event)) }
-            });
-        // Several addresses of one host may each take the connection timeout.
-        let client = timeout(wait.saturating_mul(4), options.connect(self.servers.as_slice()))
-            .await
-            .map_err(|elapsed| QueueError::unavailable(CONNECT, elapsed))?
-            .map_err(|error| QueueError::unavailable(CONNECT, error))?;
-        Ok((client, events))
-    }
-}
 
 /// A usable connection. Clones are cheap; a stale one only makes requests fail.
 #[derive(Clone)]
@@ -193,6 +116,7 @@ impl Connector {
     fn trouble(&self, error: &QueueError) {
         let problem = chain(error);
         self.state.send_modify(|state| {
+            state.hopeless = !error.is_outage();
             // One line per kind of trouble, not one per try.
             if state.problem.as_ref() != Some(&problem) {
                 tracing::warn!(error = %problem, "the broker can't be used; trying again");
@@ -200,10 +124,6 @@ impl Connector {
             }
         });
     }
-}
-
-fn decoded(part: &str) -> String {
-    percent_decode_str(part).decode_utf8_lossy().into_owned()
 }
 
 async fn wait_for_endpoint(endpoint: &mut watch::Receiver<Option<Endpoint>>) -> Option<Endpoint> {

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::broker_process::BrokerProcess;
-use super::connection::Endpoint;
 use super::election::{OwnerLock, try_own};
 use super::embedded_files::{Credential, EmbeddedFiles, ServerRecord};
+use super::endpoint::Endpoint;
 use super::error::{QueueError, chain};
 use super::settings::Settings;
 use super::state::{BrokerState, Connection};

@@ -32,6 +32,22 @@ pub enum QueueError {
         #[source]
         source: Option<Cause>,
     },
+    #[error(
+        "the broker refuses to let us in; check nats.user and nats.password, nats.credentials_file or \
+         nats.nkey_file"
+    )]
+    Denied {
+        #[source]
+        source: Cause,
+    },
+    #[error(
+        "the way to the broker can't be secured; check nats.ca_file, nats.client_certificate_file and \
+         nats.client_key_file"
+    )]
+    Untrusted {
+        #[source]
+        source: Cause,
+    },
     #[error("the stream or consumer is missing, so it was not possible to {doing}")]
     Missing { doing: &'static str },
     #[error("the broker refused to {doing} (code {code})")]
@@ -68,6 +84,8 @@ impl QueueError {
             Self::BinaryMissing { .. }
             | Self::Setting { .. }
             | Self::File { .. }
+            | Self::Denied { .. }
+            | Self::Untrusted { .. }
             | Self::Refused { .. }
             | Self::Conflict { .. }
             | Self::TooLarge { .. }

@@ -14,6 +14,7 @@ mod embedded_launch;
 
 mod api;
 mod connection;
+mod endpoint;
 mod state;
 mod streams;
 
@@ -36,9 +37,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::{Connector, Endpoint, Link};
+use self::connection::{Connector, Link};
 use self::embedded::Embedded;
 use self::embedded_files::EmbeddedFiles;
+use self::endpoint::Endpoint;
 use self::streams::Streams;
 
 pub use self::broker_process::ProcessIdentity;

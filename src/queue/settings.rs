@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 /// Deliveries of one message, in all. A constant and not a setting: promise 3 of the architecture.
@@ -26,7 +27,14 @@ pub struct SettingProblem {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub url: ServerUrl,
+    pub user: String,
+    pub password: SecretString,
     pub credentials_file: String,
+    pub nkey_file: String,
+    pub ca_file: String,
+    pub client_certificate_file: String,
+    pub client_key_file: String,
+    pub allow_plaintext: bool,
     pub binary: String,
 
     pub stream: String,
@@ -109,8 +117,51 @@ impl Settings {
                 "nats.store_max_bytes",
                 "must hold stream_max_bytes and dead_letter_max_bytes together",
             );
+        } else {
+            self.demand_remote(&mut demand);
         }
         problems
+    }
+
+    /// What a broker that runs elsewhere asks for: one way to sign in, and no bytes in the clear.
+    fn demand_remote(&self, demand: &mut impl FnMut(bool, &'static str, &'static str)) {
+        let servers = self.url.servers().unwrap_or_default();
+        let password = !self.password.expose_secret().is_empty();
+        demand(
+            self.user.is_empty() != password,
+            "nats.password",
+            "goes with nats.user: set both, or neither",
+        );
+        let ways = [
+            !self.user.is_empty(),
+            servers.iter().any(ServerAddr::has_user_pass),
+            !self.credentials_file.trim().is_empty(),
+            !self.nkey_file.trim().is_empty(),
+        ];
+        demand(
+            ways.iter().filter(|way| **way).count() <= 1,
+            "nats.user",
+            "sign in one way: user and password, in the address, credentials_file or nkey_file",
+        );
+        let (certificate, key) = (self.client_certificate_file.trim(), self.client_key_file.trim());
+        demand(
+            certificate.is_empty() == key.is_empty(),
+            "nats.client_key_file",
+            "goes with nats.client_certificate_file: set both, or neither",
+        );
+        let plain = |server: &ServerAddr| !server.tls_required();
+        let means_tls = !self.ca_file.trim().is_empty() || !certificate.is_empty();
+        demand(
+            !(means_tls && servers.iter().any(plain)),
+            URL,
+            "certificates are set, so every address has to be tls://host:port",
+        );
+        let leaves = servers.iter().any(|server| plain(server) && !is_loopback(server.host()));
+        demand(
+            !leaves || self.allow_plaintext,
+            URL,
+            "is not encrypted; use tls://, or set nats.allow_plaintext = true for a network you trust",
+        );
     }
 
     /// True when the broker is our own child rather than one that the operator runs.
@@ -162,6 +213,10 @@ impl fmt::Debug for ServerUrl {
     }
 }
 
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn mask_userinfo(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
@@ -186,7 +241,14 @@ mod tests {
         let settings: Settings = toml::from_str(
             r#"
             url = "nats://me:secret@:::"
+            user = ""
+            password = ""
             credentials_file = ""
+            nkey_file = ""
+            ca_file = ""
+            client_certificate_file = ""
+            client_key_file = ""
+            allow_plaintext = false
             binary = ""
             stream = "a.b"
             dead_letter_stream = "dlq"
@@ -226,5 +288,41 @@ mod tests {
             ["nats.stream", "nats.consumer", "nats.ack_wait_seconds", "nats.replicas", "nats.url"]
         );
         assert!(!format!("{problems:?} {settings:?}").contains("secret"));
+    }
+
+    fn remote(changes: &str) -> Vec<&'static str> {
+        let defaults: toml::Table = crate::config::DEFAULTS.parse().unwrap();
+        let mut table = defaults["nats"].as_table().unwrap().clone();
+        table.extend(changes.parse::<toml::Table>().unwrap());
+        let settings: Settings = table.try_into().unwrap();
+        settings.problems().into_iter().map(|one| one.key).collect()
+    }
+
+    #[test]
+    fn plain_text_leaves_this_machine_only_where_it_is_allowed() {
+        let none: [&str; 0] = [];
+        for fine in [
+            "url = 'nats://127.0.0.1:1,nats://[::1]:2,nats://localhost:3'",
+            "url = 'tls://a.example, tls://b.example'",
+            "url = 'nats://a.example'\nallow_plaintext = true",
+        ] {
+            assert_eq!(remote(fine), none, "{fine}");
+        }
+        for open in ["nats://a.example", "tls://a.example,nats://b.example", "nats://127.0.0.1.example"] {
+            assert_eq!(remote(&format!("url = '{open}'")), ["nats.url"], "{open}");
+        }
+        // Whoever names certificates does not mean plain text, not even on this machine.
+        assert_eq!(remote("url = 'nats://127.0.0.1:1'\nca_file = 'ca.pem'"), ["nats.url"]);
+    }
+
+    #[test]
+    fn there_is_one_way_to_sign_in_and_pairs_are_whole() {
+        let url = "url = 'nats://127.0.0.1:1'\n";
+        assert_eq!(remote(&format!("{url}user = 'me'")), ["nats.password"]);
+        assert_eq!(remote(&format!("{url}password = 'x'")), ["nats.password"]);
+        let two = format!("{url}user = 'me'\npassword = 'x'\nnkey_file = 'seed'");
+        assert_eq!(remote(&two), ["nats.user"]);
+        let half = "url = 'tls://a.example'\nclient_certificate_file = 'c.pem'";
+        assert_eq!(remote(half), ["nats.client_key_file"]);
     }
 }

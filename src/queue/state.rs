@@ -46,6 +46,8 @@ pub struct BrokerState {
     pub(super) unconfirmed: Option<Unconfirmed>,
     /// Why it isn't ready, for operators: causes included, credentials not.
     pub problem: Option<String>,
+    /// True when that problem stays until somebody changes something.
+    pub hopeless: bool,
 }
 
 impl BrokerState {
@@ -57,6 +59,7 @@ impl BrokerState {
             pid: None,
             unconfirmed: None,
             problem: None,
+            hopeless: false,
         }
     }
 
@@ -68,6 +71,7 @@ impl BrokerState {
         }
         if connection == Connection::Ready {
             self.problem = None;
+            self.hopeless = false;
         }
     }
 }

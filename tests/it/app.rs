@@ -102,6 +102,14 @@ impl Folder {
         Ended(child)
     }
 
+    /// What every server here has logged.
+    pub fn logs(&self) -> String {
+        let files = std::fs::read_dir(self.path()).unwrap().flatten().map(|entry| entry.path());
+        files
+            .filter(|path| path.extension().is_some_and(|e| e == "log"))
+            .fold(String::new(), |text, path| text + &std::fs::read_to_string(path).unwrap_or_default())
+    }
+
     /// Starts a server here and waits until it serves.
     pub fn serve(&self, settings: Settings<'_>) -> Server {
         let log = self.path().join(format!("server-{}.log", uuid::Uuid::new_v4().simple()));

@@ -18,7 +18,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const SETTINGS: &str = r#"
 url = ""
+user = ""
+password = ""
 credentials_file = ""
+nkey_file = ""
+ca_file = ""
+client_certificate_file = ""
+client_key_file = ""
+allow_plaintext = false
 binary = ""
 stream = "deployment-queue"
 dead_letter_stream = "deployment-dlq"

@@ -1,7 +1,10 @@
 //! The parts that the servers under test run on: embedded ones, or those of production. The same
 //! tests run on both; `LIBRA_TEST_PARTS=embedded|production` says which.
 
+mod keep;
+pub mod nats;
 pub mod postgres;
+pub mod s3;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -168,4 +171,14 @@ impl Drop for Ended {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// Settings as the server takes them.
+pub fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    settings.iter().map(|(key, value)| (*key, value.as_str())).collect()
+}
+
+/// Several lists of settings as one; later ones win.
+pub fn all<'a>(lists: &[&[(&'a str, &'a str)]]) -> Vec<(&'a str, &'a str)> {
+    lists.concat()
 }

@@ -1,0 +1,219 @@
+//! An S3 server of the tests: s3s-fs in this process, with credentials, behind a wire that can be slow,
+//! cut bodies off, reset connections, or answer 503.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::keep::KeptFolder;
+
+pub const ACCESS_KEY: &str = "libra-tests";
+const BUCKET: &str = "libra";
+/// What one read of the wire takes at most.
+const CHUNK: usize = 16 * 1024;
+
+/// What the wire does to a connection. A change closes the connections that are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    Well,
+    /// Each piece of an answer comes this much later.
+    Slow(Duration),
+    /// Every request is answered so, and none reaches the server.
+    Unavailable,
+    /// Answers end after this many bytes of their body.
+    CutOff(usize),
+    /// Connections are reset as soon as they are made.
+    Gone,
+    /// Connections are taken, and nothing comes back.
+    Silent,
+}
+
+pub struct S3 {
+    /// Where the wire listens, as an endpoint.
+    pub endpoint: String,
+    secret: String,
+    wire: watch::Sender<Wire>,
+    requests: Arc<std::sync::atomic::AtomicUsize>,
+    folder: KeptFolder,
+}
+
+impl S3 {
+    /// The server that all tests of this process share; nobody may spoil its wire.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<S3> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// A server of one's own. It ends with the process; its folder with this value.
+    pub fn start() -> Self {
+        let folder = KeptFolder::new("libra-s3-");
+        std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
+        let secret = uuid::Uuid::new_v4().simple().to_string();
+        let (wire, wires) = watch::channel(Wire::Well);
+        let requests = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        let (ready, address) = std::sync::mpsc::channel();
+        let (root, key) = (folder.path().to_owned(), secret.clone());
+        // A thread and runtime of its own: it outlives the test that asked first.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                ready.send(front.local_addr().unwrap()).unwrap();
+                let behind = server.local_addr().unwrap();
+                tokio::join!(serve(server, &root, key), wiring(front, behind, wires, counted));
+            });
+        });
+        let endpoint = format!("http://{}", address.recv().unwrap());
+        Self { endpoint, secret, wire, requests, folder }
+    }
+
+    /// Settings of a server whose blobs lie here, in a place of their own beneath `prefix`.
+    pub fn settings(&self, prefix: &str) -> Vec<(&'static str, String)> {
+        vec![
+            ("LIBRA__BLOBS__URL", format!("s3://{BUCKET}/{prefix}")),
+            ("LIBRA__BLOBS__ENDPOINT", self.endpoint.clone()),
+            ("LIBRA__BLOBS__ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("LIBRA__BLOBS__SECRET_ACCESS_KEY", self.secret.clone()),
+        ]
+    }
+
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// From now on, for new connections; open ones are closed.
+    pub fn wire(&self, wire: Wire) {
+        self.wire.send_replace(wire);
+    }
+
+    /// Connections that carried at least one request so far.
+    pub fn connections(&self) -> usize {
+        self.requests.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    /// The objects beneath a prefix, and what else the server keeps: paths within its folder.
+    pub fn files(&self) -> Vec<std::path::PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                    _ => found.push(entry.path()),
+                }
+            }
+        }
+        found
+    }
+
+    /// The file that holds an object.
+    pub fn object(&self, key: &str) -> std::path::PathBuf {
+        self.folder.path().join(BUCKET).join(key)
+    }
+}
+
+async fn serve(listener: TcpListener, root: &std::path::Path, secret: String) {
+    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
+    service.set_auth(SimpleAuth::from_single(ACCESS_KEY, secret));
+    let service = service.build();
+    let http = Builder::new(TokioExecutor::new());
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+        tokio::spawn(async move { drop(connection.await) });
+    }
+}
+
+async fn wiring(
+    listener: TcpListener,
+    behind: std::net::SocketAddr,
+    wires: watch::Receiver<Wire>,
+    counted: Arc<std::sync::atomic::AtomicUsize>,
+) {
+    loop {
+        let (client, _) = listener.accept().await.unwrap();
+        let mut wires = wires.clone();
+        let counted = Arc::clone(&counted);
+        tokio::spawn(async move {
+            let wire = *wires.borrow_and_update();
+            tokio::select! {
+                () = carry(client, behind, wire, &counted) => {}
+                // Dropped, so closed.
+                _ = wires.changed() => {}
+            }
+        });
+    }
+}
+
+async fn carry(
+    mut client: TcpStream,
+    behind: std::net::SocketAddr,
+    wire: Wire,
+    counted: &std::sync::atomic::AtomicUsize,
+) {
+    if wire == Wire::Gone {
+        // Closed with data unread or to come, which is a reset.
+        client.set_zero_linger().unwrap();
+        return;
+    }
+    let mut first = vec![0; CHUNK];
+    let Ok(read @ 1..) = client.read(&mut first).await else { return };
+    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    match wire {
+        Wire::Silent => return drain(&mut client).await,
+        Wire::Unavailable => {
+            let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            drop(client.write_all(answer.as_bytes()).await);
+            drop(client.shutdown().await);
+            // What is still being sent is taken, so that the answer is not lost to a reset.
+            return drain(&mut client).await;
+        }
+        Wire::Well | Wire::Slow(_) | Wire::CutOff(_) | Wire::Gone => {}
+    }
+    let Ok(mut server) = TcpStream::connect(behind).await else { return };
+    if server.write_all(&first[..read]).await.is_err() {
+        return;
+    }
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let there = async { drop(tokio::io::copy(&mut from_client, &mut to_server).await) };
+    let back = async {
+        let mut chunk = vec![0; CHUNK];
+        while let Ok(read @ 1..) = from_server.read(&mut chunk).await {
+            let piece = &chunk[..read];
+            match wire {
+                Wire::Slow(delay) => tokio::time::sleep(delay).await,
+                Wire::CutOff(body_bytes) => {
+                    let head = piece.windows(4).position(|w| w == b"\r\n\r\n");
+                    let head = head.filter(|_| piece.starts_with(b"HTTP/1.1")).map_or(0, |at| at + 4);
+                    if read > head + body_bytes {
+                        drop(to_client.write_all(&piece[..head + body_bytes]).await);
+                        return;
+                    }
+                }
+                _ => {}
+            }
+            if to_client.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = there => {}
+        () = back => {}
+    }
+}
+
+async fn drain(client: &mut TcpStream) {
+    let mut chunk = vec![0; CHUNK];
+    while let Ok(1..) = client.read(&mut chunk).await {}
+}
