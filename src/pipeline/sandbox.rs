@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 
 use super::Walk;
 use super::build::Built;
-use super::detect::{self, Plan};
+use super::detect::{BuildPlan, Plan};
 use super::step::{Done, StepError};
 use super::sync::{Source, journaled};
 use crate::domain::{Digest, Step};
@@ -33,14 +33,14 @@ pub enum Work {
         directory: String,
         sign: String,
     },
-    Build(Box<detect::BuildPlan>),
+    Build(Box<BuildPlan>),
 }
 
 pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Done<Work>, StepError> {
     if let Some(built) = journaled::<Built>(walk, Step::Build).await? {
         return Ok(Done::skipped(Work::Reuse(built), "No sandbox needed: the build is reused"));
     }
-    let plan = plan(walk, source).await?;
+    let plan = super::plan::make(walk, source).await?;
     match plan {
         Plan::Files { directory, sign } => {
             Ok(Done::skipped(Work::Files { directory, sign }, "No sandbox needed: nothing to build"))
@@ -56,17 +56,6 @@ pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Do
             Ok(Done::completed(Work::Build(plan), "Sandbox ready"))
         }
     }
-}
-
-async fn plan(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {
-    let overrides = serde_json::from_str(&walk.row.build)
-        .map_err(|e| StepError::platform(STEP, "The recorded build settings can't be read.", e))?;
-    let manifest = match detect::manifest_path(&source.tree, &overrides) {
-        Some(path) => Some(read(walk, &source.tree.files[&path].digest).await?),
-        None => None,
-    };
-    detect::detect(&source.tree, &overrides, manifest.as_deref())
-        .map_err(|e| StepError::user(STEP, e.summary(), e.hint()).with_evidence(e.to_string()))
 }
 
 async fn fill(walk: &Walk<'_>, source: &Source, sandbox: &mut Box<dyn Sandbox>) -> Result<(), StepError> {
