@@ -79,3 +79,10 @@ pub struct BuildOverrides {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_manager: Option<String>,
 }
+
+/// What a project was taken for, and by which sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recognised {
+    pub framework: String,
+    pub sign: String,
+}

@@ -29,6 +29,7 @@ use super::{api, docs, health};
         api::projects::create,
         api::projects::list,
         api::projects::get,
+        api::projects::list_templates,
         api::files::get,
         api::files::put,
         api::deployments::list,

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::collect::Collected;
 use super::detect::{self, BuildCommand, BuildPlan, Install};
+use super::diagnose::{self, Failure, Phase};
 use super::log::BuildLog;
 use super::mask::Masker;
 use super::sandbox::{Held, Work};
@@ -84,7 +85,8 @@ impl Bench<'_, '_, '_> {
         let code = self.command(&plan.directory, &npm_build(&plan.build)).await?;
         if code != 0 {
             let summary = format!("The build command failed with exit code {code}.");
-            return Err(self.failed(summary, "Read the build log; run the same command on your machine."));
+            let hint = "Read the build log; run the same command on your machine.";
+            return Err(self.diagnosed(Phase::Build, plan, summary, hint));
         }
         self.collect(plan).await
     }
@@ -118,7 +120,8 @@ impl Bench<'_, '_, '_> {
             return Ok(());
         }
         let summary = format!("Installing the dependencies failed with exit code {code}.");
-        Err(self.failed(summary, "Check package.json and the lockfile; the build log has npm's own words."))
+        let hint = "Check package.json and the lockfile; the build log has npm's own words.";
+        Err(self.diagnosed(Phase::Install, plan, summary, hint))
     }
 
     fn npm_lockfile(&self, root: &str) -> bool {
@@ -128,6 +131,7 @@ impl Bench<'_, '_, '_> {
 
     /// Runs one command to its end and answers its exit code.
     async fn command(&mut self, directory: &str, argv: &[String]) -> Result<i32, StepError> {
+        self.log.begin_command();
         self.say(&format!("$ {}", argv.join(" "))).await?;
         let (sender, receiver) = mpsc::channel(OUTPUT_CHUNKS);
         let order = ExecOrder {
@@ -160,7 +164,7 @@ impl Bench<'_, '_, '_> {
             ExecEnd::Killed(limit) => {
                 let summary = limit.to_string();
                 self.say(&format!("libra: {summary}")).await?;
-                Err(self.failed(summary, "Make the build need less, or ask for a higher limit."))
+                Err(self.failed(summary, diagnose::limit_hint(&limit)))
             }
         }
     }
@@ -182,6 +186,17 @@ impl Bench<'_, '_, '_> {
             ),
         };
         StepError::user(STEP, summary, hint).with_evidence(evidence)
+    }
+
+    /// Why a command failed, as far as its output proves it; else `summary` and the end of the log.
+    fn diagnosed(&self, phase: Phase, plan: &BuildPlan, summary: String, hint: &str) -> StepError {
+        let detected_install = plan.install == Install::Detected;
+        let files = self.tree.files.keys().map(String::as_str);
+        let failure = Failure { phase, detected_install, log: self.log.tail(), files };
+        match diagnose::diagnose(&failure) {
+            Some(cause) => StepError::Failed { cause, source: None },
+            None => self.failed(summary, hint),
+        }
     }
 
     fn failed(&self, summary: String, hint: &str) -> StepError {

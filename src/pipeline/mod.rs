@@ -13,6 +13,7 @@ mod cleanup;
 mod collect;
 mod deploy;
 mod detect;
+mod diagnose;
 mod log;
 mod mask;
 mod output;

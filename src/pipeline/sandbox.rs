@@ -6,9 +6,10 @@ use futures_util::StreamExt;
 
 use super::Walk;
 use super::build::Built;
-use super::detect::{BuildPlan, Plan};
+use super::detect::{BuildPlan, PLAIN, Plan};
 use super::step::{Done, StepError};
 use super::sync::{Source, journaled};
+use crate::domain::source::Recognised;
 use crate::domain::{Digest, Step};
 use crate::sandbox::{Sandbox, SandboxError, SandboxOrder};
 
@@ -43,7 +44,9 @@ pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Do
     let plan = super::plan::make(walk, source).await?;
     match plan {
         Plan::Files { directory, sign } => {
-            Ok(Done::skipped(Work::Files { directory, sign }, "No sandbox needed: nothing to build"))
+            let recognised = Recognised { framework: PLAIN.to_owned(), sign: sign.clone() };
+            let work = Work::Files { directory, sign };
+            Ok(Done::skipped(work, "No sandbox needed: nothing to build").with_result(&recognised))
         }
         Plan::Build(plan) => {
             let order = SandboxOrder {
@@ -53,7 +56,8 @@ pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Do
             };
             let sandbox = walk.pipeline.sandboxes.create(order).await.map_err(from_sandbox)?;
             fill(walk, source, held.0.insert(sandbox)).await?;
-            Ok(Done::completed(Work::Build(plan), "Sandbox ready"))
+            let recognised = Recognised { framework: plan.framework.clone(), sign: plan.sign.clone() };
+            Ok(Done::completed(Work::Build(plan), "Sandbox ready").with_result(&recognised))
         }
     }
 }

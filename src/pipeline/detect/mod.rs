@@ -91,7 +91,7 @@ const NAMED: usize = 5;
 const LOCKFILES: &[&str] =
     &["package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "bun.lockb"];
 /// No framework: files are the site.
-const PLAIN: &str = "plain";
+pub const PLAIN: &str = "plain";
 
 /// What `framework` may be.
 #[must_use]
