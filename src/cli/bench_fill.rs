@@ -100,6 +100,7 @@ async fn one(
             name: worker.clone(),
             worker_name: worker.clone(),
             template: None,
+            tree: None,
         };
         let project = store.project_create(&who.scope(), new).await?;
         let id = DeploymentId::random();

@@ -27,6 +27,9 @@ pub enum ProjectsCommand {
     /// Make a project
     Create {
         name: String,
+        /// Begin with the files of this template: vite-react, astro or plain
+        #[arg(long)]
+        template: Option<String>,
         /// Print the project as JSON
         #[arg(long)]
         json: bool,
@@ -56,9 +59,9 @@ pub async fn run(args: &ProjectsArgs, session: &Session) -> Result<Outcome, CliE
                 show(&project, *json);
             }
         }
-        ProjectsCommand::Create { name, json } => {
+        ProjectsCommand::Create { name, template, json } => {
             let (org, _) = session.identity()?;
-            show(&create(session, org, name).await?, *json);
+            show(&create(session, org, name, template.as_deref()).await?, *json);
         }
         ProjectsCommand::Egress { project, allow, remove, json } => {
             egress(session, project, allow, remove, *json).await?;
@@ -102,12 +105,17 @@ pub async fn find_or_create(session: &Session, org: &str, name: &str) -> Result<
         list(session).await?.into_iter().find(|project| project.name == name && project.org_id == org);
     match found {
         Some(project) => Ok(project),
-        None => create(session, org, name).await,
+        None => create(session, org, name, None).await,
     }
 }
 
-async fn create(session: &Session, org: &str, name: &str) -> Result<Project, CliError> {
-    let body = serde_json::json!({ "name": name, "orgId": org });
+async fn create(
+    session: &Session,
+    org: &str,
+    name: &str,
+    template: Option<&str>,
+) -> Result<Project, CliError> {
+    let body = serde_json::json!({ "name": name, "orgId": org, "template": template });
     let request = session.request(Method::POST, "/api/v1/projects").json(&body);
     Ok(session.json(request).await?.0)
 }

@@ -54,6 +54,14 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     );
     demand(s.pipeline.look_ms >= 50, "pipeline.look_ms", "must be at least 50");
     demand(s.pipeline.total_timeout_seconds >= 1, "pipeline.total_timeout_seconds", "must be at least 1");
+    let files = [
+        ("pipeline.manifest_bytes", s.pipeline.manifest_bytes),
+        ("pipeline.project_file_bytes", s.pipeline.project_file_bytes),
+        ("pipeline.diagnosis_bytes", s.pipeline.diagnosis_bytes),
+    ];
+    for (key, bytes) in files {
+        demand((1_024..=16_777_216).contains(&bytes), key, "must be 1024 to 16777216");
+    }
     demand(s.sources.max_files >= 1, "sources.max_files", "must be at least 1");
     demand(s.quota.deployments_per_month >= 0, "quota.deployments_per_month", "must not be negative");
     demand(s.versions.retained >= 1, "versions.retained", "must be at least 1");

@@ -11,6 +11,7 @@ pub mod projects;
 pub mod seal;
 pub mod sources;
 pub mod status;
+pub mod templates;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

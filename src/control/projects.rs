@@ -1,6 +1,7 @@
 //! Projects: making one with a Worker name of its own, and its stored files.
 
 use super::sources::SourceFile;
+use super::templates::{self, Template};
 use super::{Control, ControlError};
 use crate::domain::egress::EgressHost;
 use crate::domain::source::SourceTree;
@@ -15,9 +16,21 @@ const SLUG_BYTES: usize = 56;
 const NAME_TRIES: usize = 8;
 
 impl Control {
+    /// The files of `template` become the stored tree, and stay beneath what deployments bring.
+    ///
     /// # Errors
     /// If the database refuses, or no free name was found.
-    pub async fn project_create(&self, who: &Principal, name: &str) -> Result<ProjectRow, ControlError> {
+    pub async fn project_create(
+        &self,
+        who: &Principal,
+        name: &str,
+        template: Option<&Template>,
+    ) -> Result<ProjectRow, ControlError> {
+        let tree = match template {
+            Some(template) => Some(self.template_store(&who.org_id, template).await?),
+            None => None,
+        };
+        let remembered = template.zip(tree.as_ref()).map(|(t, tree)| templates::remembered(t.name, tree));
         let slug = slug(name);
         let reserved = &self.settings.domains.reserved;
         for attempt in 0..NAME_TRIES {
@@ -26,8 +39,13 @@ impl Control {
             if is_reserved(&worker_name, reserved) || looks_like_preview(&worker_name) {
                 continue;
             }
-            let new =
-                NewProject { id: ProjectId::random(), name: name.to_owned(), worker_name, template: None };
+            let new = NewProject {
+                id: ProjectId::random(),
+                name: name.to_owned(),
+                worker_name,
+                template: remembered.clone(),
+                tree: tree.clone(),
+            };
             match self.store.project_create(&who.scope(), new).await {
                 Err(StoreError::Duplicate(_)) => {}
                 other => return Ok(other?),
@@ -84,7 +102,7 @@ impl Control {
     ) -> Result<SourceTree, ControlError> {
         self.project_get(scope, id).await?;
         let order = self.sources_store(scope.org(), Some(files), Vec::new()).await?;
-        let (digest, tree) = self.sources_assemble(scope.org(), &order, None).await?;
+        let (digest, tree) = self.sources_assemble(scope.org(), &order, None, None).await?;
         if self.store.project_tree_set(scope, id, &digest).await? {
             Ok(tree)
         } else {

@@ -68,8 +68,8 @@ impl Control {
         Ok(order)
     }
 
-    /// The tree by the contract's rule: what the request brought replaces the stored one, then the
-    /// history is replayed. Answers the tree and its digest; it is stored.
+    /// The tree by the contract's rule: what the request brought replaces the stored one, above the
+    /// project's template; then the history is replayed. Answers the tree and its digest; it is stored.
     ///
     /// # Errors
     /// [`ControlError::Invalid`] if the result can't be a tree, or what the stores report.
@@ -78,11 +78,15 @@ impl Control {
         org: &OrgId,
         order: &SourceOrder,
         stored: Option<&Digest>,
+        template: Option<&Digest>,
     ) -> Result<(Digest, SourceTree), ControlError> {
         let mut tree = match order.tree.as_ref().or(stored) {
             Some(digest) => self.tree_load(org, digest).await?,
             None => SourceTree::new(BTreeMap::new()),
         };
+        if let (Some(_), Some(template)) = (&order.tree, template) {
+            tree = self.beneath(org, template, tree).await?;
+        }
         if let Some(history) = &order.history {
             let bytes = self.blobs.get(org.as_str(), history).await?;
             let edits: Vec<HistoryEdit> = serde_json::from_slice(&bytes).map_err(ControlError::Json)?;

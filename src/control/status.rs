@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{Control, ControlError};
+use crate::domain::source::Recognised;
 use crate::domain::status::CancelReason;
 use crate::domain::time::rfc3339;
 use crate::domain::{Cause, DeploymentId, DeploymentStatus, Step, StepStatus};
@@ -84,6 +85,16 @@ impl Control {
         let project = self.store.project_of_deployment(&row.org_id, &row.project_id).await?;
         let worker = project.map(|p| p.worker_name).unwrap_or_default();
         Ok(self.document(row, steps, logs.into_iter().map(|e| e.message).collect(), &worker))
+    }
+
+    /// What the deployment's source was taken for; the sandbox step journals it.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub async fn deployment_recognised(&self, id: &str) -> Result<Option<Recognised>, ControlError> {
+        let steps = self.store.deployment_steps(id).await?;
+        let result = steps.into_iter().find(|s| s.step == Step::Sandbox.as_str()).and_then(|s| s.result);
+        Ok(result.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     fn document(

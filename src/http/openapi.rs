@@ -30,6 +30,7 @@ use super::{api, docs, health};
         api::projects::list,
         api::projects::get,
         api::projects::change,
+        api::projects::list_templates,
         api::files::get,
         api::files::put,
         api::deployments::list,

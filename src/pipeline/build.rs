@@ -2,12 +2,12 @@
 //! output text decides whether a build succeeded. The result is in the blob store, so that a new
 //! attempt, here or elsewhere, can reuse it.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::detect::{BuildPlan, Install};
+use super::collect::Collected;
+use super::detect::{self, BuildCommand, BuildPlan, Install};
+use super::diagnose::{self, Failure, Phase};
 use super::log::BuildLog;
 use super::mask::Masker;
 use super::sandbox::{Held, Work};
@@ -15,8 +15,9 @@ use super::step::{Done, StepError};
 use super::sync::Source;
 use super::{Walk, output};
 use crate::control::ControlError;
+use crate::domain::source::SourceTree;
 use crate::domain::{Digest, Step};
-use crate::sandbox::{CollectLimits, ExecEnd, ExecOrder, Sandbox, SandboxError};
+use crate::sandbox::{ExecEnd, ExecOrder, Sandbox, SandboxError};
 
 pub const STEP: Step = Step::Build;
 /// Chunks of output waiting to be written; the command is slowed down beyond that.
@@ -56,7 +57,8 @@ pub async fn run(
             let Some(sandbox) = held.0.as_mut() else {
                 return Err(StepError::platform(STEP, "The sandbox is gone.", "no sandbox is held"));
             };
-            let mut bench = Bench { walk, sandbox, log: &mut log, env: env.into_iter().collect() };
+            let env = env.into_iter().collect();
+            let mut bench = Bench { walk, tree: &source.tree, sandbox, log: &mut log, env };
             let collected = bench.build(&plan).await?;
             (output::pack_folder(walk, collected.folder, collected.files).await?, "Build finished")
         }
@@ -67,17 +69,12 @@ pub async fn run(
     Ok(Done::completed(built, line).with_result(&result))
 }
 
-/// Files that left the sandbox.
-struct Collected {
-    folder: PathBuf,
-    files: Vec<String>,
-}
-
 /// One build: the sandbox, its log, and the variables it gets.
-struct Bench<'a, 'w, 's> {
-    walk: &'a Walk<'w>,
-    sandbox: &'a mut Box<dyn Sandbox>,
-    log: &'a mut BuildLog<'s>,
+pub(super) struct Bench<'a, 'w, 's> {
+    pub walk: &'a Walk<'w>,
+    pub tree: &'a SourceTree,
+    pub sandbox: &'a mut Box<dyn Sandbox>,
+    pub log: &'a mut BuildLog<'s>,
     env: Vec<(String, String)>,
 }
 
@@ -85,34 +82,35 @@ impl Bench<'_, '_, '_> {
     async fn build(&mut self, plan: &BuildPlan) -> Result<Collected, StepError> {
         self.say(&format!("libra: {}", plan.sign)).await?;
         self.install(plan).await?;
-        let code = self.command(plan, &plan.build).await?;
+        let code = self.command(&plan.directory, &npm_build(&plan.build)).await?;
         if code != 0 {
             let summary = format!("The build command failed with exit code {code}.");
-            return Err(self.failed(summary, "Read the build log; run the same command on your machine."));
+            let hint = "Read the build log; run the same command on your machine.";
+            return Err(self.diagnosed(Phase::Build, plan, summary, hint));
         }
         self.collect(plan).await
     }
 
     async fn install(&mut self, plan: &BuildPlan) -> Result<(), StepError> {
-        let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let root = plan.root.as_str();
         let code = match &plan.install {
             Install::Nothing => {
                 self.say("libra: no dependencies to install").await?;
                 return Ok(());
             }
-            Install::Command(argv) => self.command(plan, argv).await?,
-            Install::Unlocked => {
+            Install::Command(line) => self.command(root, &words(&["npm", "exec", "--call", line])).await?,
+            Install::Detected if !self.npm_lockfile(root) => {
                 self.say("libra: no lockfile: versions are chosen anew by npm install").await?;
-                self.command(plan, &words(&["npm", "install"])).await?
+                self.command(root, &words(&["npm", "install"])).await?
             }
-            Install::Locked => {
+            Install::Detected => {
                 self.log.watch_for(NPM_LOCK_MISFIT);
-                let code = self.command(plan, &words(&["npm", "ci"])).await?;
+                let code = self.command(root, &words(&["npm", "ci"])).await?;
                 // Which way to install is npm's to say by its code; whether it worked is the exit code's.
                 if code != 0 && self.log.saw() {
                     self.say("libra: the lockfile does not fit package.json; falling back to npm install")
                         .await?;
-                    self.command(plan, &words(&["npm", "install"])).await?
+                    self.command(root, &words(&["npm", "install"])).await?
                 } else {
                     code
                 }
@@ -122,17 +120,24 @@ impl Bench<'_, '_, '_> {
             return Ok(());
         }
         let summary = format!("Installing the dependencies failed with exit code {code}.");
-        Err(self.failed(summary, "Check package.json and the lockfile; the build log has npm's own words."))
+        let hint = "Check package.json and the lockfile; the build log has npm's own words.";
+        Err(self.diagnosed(Phase::Install, plan, summary, hint))
+    }
+
+    fn npm_lockfile(&self, root: &str) -> bool {
+        let names = ["package-lock.json", "npm-shrinkwrap.json"];
+        names.iter().any(|name| self.tree.files.contains_key(&detect::join(root, name)))
     }
 
     /// Runs one command to its end and answers its exit code.
-    async fn command(&mut self, plan: &BuildPlan, argv: &[String]) -> Result<i32, StepError> {
+    async fn command(&mut self, directory: &str, argv: &[String]) -> Result<i32, StepError> {
+        self.log.begin_command();
         self.say(&format!("$ {}", argv.join(" "))).await?;
         let (sender, receiver) = mpsc::channel(OUTPUT_CHUNKS);
         let order = ExecOrder {
             argv: argv.to_vec(),
             env: self.env.clone(),
-            directory: plan.directory.clone(),
+            directory: directory.to_owned(),
             wall: None,
             network: true,
         };
@@ -162,74 +167,13 @@ impl Bench<'_, '_, '_> {
             ExecEnd::Killed(limit) => {
                 let summary = limit.to_string();
                 self.say(&format!("libra: {summary}")).await?;
-                Err(self.failed(summary, "Make the build need less, or ask for a higher limit."))
+                Err(self.failed(summary, diagnose::limit_hint(&limit)))
             }
         }
-    }
-
-    async fn collect(&mut self, plan: &BuildPlan) -> Result<Collected, StepError> {
-        let settings = &self.walk.control().settings.pipeline;
-        let limits = CollectLimits {
-            files: settings.output_files,
-            total_bytes: settings.output_bytes,
-            file_bytes: settings.output_file_bytes,
-        };
-        let mut unusable = None;
-        for candidate in &plan.outputs {
-            let directory = match (plan.directory.as_str(), candidate.as_str()) {
-                ("", c) => c.to_owned(),
-                (d, "") => d.to_owned(),
-                (d, c) => format!("{d}/{c}"),
-            };
-            let folder = self.walk.scratch().join("output");
-            tokio::fs::create_dir_all(self.walk.scratch()).await.map_err(output::local)?;
-            let files = match self.sandbox.collect(&directory, &folder, limits).await {
-                Ok(files) => files,
-                Err(SandboxError::NotFound { .. }) => continue,
-                // A guessed name may be a script or a link of the project's own; the next may be right.
-                Err(e @ SandboxError::NotAFolder { .. }) => {
-                    unusable = unusable.or(Some(e));
-                    continue;
-                }
-                Err(e) => return Err(self.refused(e)),
-            };
-            self.name_skipped().await?;
-            if files.is_empty() {
-                continue;
-            }
-            self.say(&format!("libra: output found in {candidate}/")).await?;
-            return Ok(Collected { folder, files: files.into_iter().map(|f| f.path).collect() });
-        }
-        if let Some(error) = unusable {
-            return Err(self.refused(error));
-        }
-        let looked = plan.outputs.join(", ");
-        Err(StepError::user(
-            STEP,
-            "The build produced no output.",
-            "Set build.outputDirectory to the folder that the build writes.",
-        )
-        .with_evidence(format!("looked for: {looked}")))
-    }
-
-    /// A site with files missing must not be a riddle.
-    async fn name_skipped(&mut self) -> Result<(), StepError> {
-        let skipped: Vec<String> = self
-            .sandbox
-            .skipped()
-            .iter()
-            .map(|entry| {
-                format!("libra: left out, because it is no regular file: {} ({})", entry.path, entry.kind)
-            })
-            .collect();
-        for line in skipped {
-            self.say(&line).await?;
-        }
-        Ok(())
     }
 
     /// What the sandbox would not do: the project's fault, or the platform's.
-    fn refused(&self, error: SandboxError) -> StepError {
+    pub(super) fn refused(&self, error: SandboxError) -> StepError {
         if !error.is_user_fault() {
             return StepError::platform(STEP, "The sandbox failed.", error);
         }
@@ -247,13 +191,38 @@ impl Bench<'_, '_, '_> {
         StepError::user(STEP, summary, hint).with_evidence(evidence)
     }
 
+    /// Why a command failed, as far as its output proves it; else `summary` and the end of the log.
+    fn diagnosed(&self, phase: Phase, plan: &BuildPlan, summary: String, hint: &str) -> StepError {
+        let detected_install = plan.install == Install::Detected;
+        let files = self.tree.files.keys().map(String::as_str);
+        let failure = Failure { phase, detected_install, log: self.log.tail(), files };
+        match diagnose::diagnose(&failure) {
+            Some(cause) => StepError::Failed { cause, source: None },
+            None => self.failed(summary, hint),
+        }
+    }
+
     fn failed(&self, summary: String, hint: &str) -> StepError {
         StepError::user(STEP, summary, hint).with_evidence(self.log.evidence())
     }
 
-    async fn say(&mut self, line: &str) -> Result<(), StepError> {
+    pub(super) async fn say(&mut self, line: &str) -> Result<(), StepError> {
         self.log.say(line).await.map_err(store)
     }
+}
+
+/// The build as npm runs it. A user's line is read by npm's own runner inside the sandbox, never by a
+/// shell of ours.
+fn npm_build(build: &BuildCommand) -> Vec<String> {
+    match build {
+        BuildCommand::Script(name) => words(&["npm", "run", name]),
+        BuildCommand::Tool(argv) => words(&["npm", "exec", "--"]).into_iter().chain(argv.clone()).collect(),
+        BuildCommand::Line(line) => words(&["npm", "exec", "--call", line]),
+    }
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|w| (*w).to_owned()).collect()
 }
 
 fn store(error: crate::store::StoreError) -> StepError {

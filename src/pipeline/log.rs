@@ -12,7 +12,7 @@ use crate::store::deployments::DeploymentRow;
 use crate::store::journal::Hold;
 use crate::store::{Store, StoreError};
 
-/// Newest lines kept as evidence of a failure.
+/// Newest lines shown as evidence of a failure that nothing else explains.
 const EVIDENCE_BYTES: usize = 2_048;
 /// Between two tries while the database is away.
 const AWAY: Duration = Duration::from_millis(500);
@@ -35,7 +35,9 @@ pub struct BuildLog<'a> {
     partial: Vec<u8>,
     /// Masked lines that are not written yet.
     pending: String,
-    evidence: String,
+    /// The newest masked output of the command that runs, for diagnosis.
+    tail: String,
+    tail_limit: usize,
     /// The beginning of a line that somebody waits for, and whether it came.
     watched: Option<&'static str>,
     saw: bool,
@@ -61,7 +63,8 @@ impl<'a> BuildLog<'a> {
             cut: false,
             partial: Vec::new(),
             pending: String::new(),
-            evidence: String::new(),
+            tail: String::new(),
+            tail_limit: settings.diagnosis_bytes,
             watched: None,
             saw: false,
         })
@@ -112,9 +115,21 @@ impl<'a> BuildLog<'a> {
         self.flush().await
     }
 
+    /// Another command begins: what earlier ones printed explains nothing of it.
+    pub fn begin_command(&mut self) {
+        self.end_partial();
+        self.tail.clear();
+    }
+
+    /// The newest output of the command, masked.
+    pub fn tail(&self) -> &str {
+        &self.tail
+    }
+
     /// The newest lines, masked.
     pub fn evidence(&self) -> &str {
-        self.evidence.trim_end()
+        let from = self.tail.len().saturating_sub(EVIDENCE_BYTES);
+        self.tail[self.tail.ceil_char_boundary(from)..].trim()
     }
 
     fn take(&mut self, chunk: &[u8]) {
@@ -145,13 +160,10 @@ impl<'a> BuildLog<'a> {
         }
         self.saw |= self.watched.is_some_and(|beginning| masked.starts_with(beginning));
         masked.push('\n');
-        self.evidence.push_str(&masked);
-        if self.evidence.len() > 2 * EVIDENCE_BYTES {
-            let mut from = self.evidence.len() - EVIDENCE_BYTES;
-            while !self.evidence.is_char_boundary(from) {
-                from += 1;
-            }
-            self.evidence.drain(..from);
+        self.tail.push_str(&masked);
+        if self.tail.len() > 2 * self.tail_limit {
+            let from = self.tail.ceil_char_boundary(self.tail.len() - self.tail_limit);
+            self.tail.drain(..from);
         }
         if self.cut {
             return;

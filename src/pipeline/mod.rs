@@ -10,11 +10,14 @@ mod verdict;
 
 mod build;
 mod cleanup;
+mod collect;
 mod deploy;
 mod detect;
+mod diagnose;
 mod log;
 mod mask;
 mod output;
+mod plan;
 mod probe;
 mod sandbox;
 mod sync;
@@ -33,6 +36,7 @@ use crate::store::deployments::DeploymentRow;
 use crate::store::journal::Hold;
 use crate::store::projects::ProjectRow;
 
+pub use detect::names as frameworks;
 pub use faults::{Action, Faults, Point};
 pub use probe::{ProbeError, Prober};
 pub use run::{Ended, Stop, run};

@@ -5,12 +5,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::build::Built;
-use super::detect::{self, Plan};
+use super::detect::{BuildPlan, PLAIN, Plan};
 use super::step::{Done, StepError};
 use super::sync::{Source, journaled};
 use super::{Project, Walk};
 use crate::control::projects::egress_hosts;
 use crate::domain::egress::EgressHost;
+use crate::domain::source::Recognised;
 use crate::domain::{Digest, Step};
 use crate::sandbox::{Sandbox, SandboxError, SandboxOrder};
 
@@ -35,7 +36,7 @@ pub enum Work {
         directory: String,
         sign: String,
     },
-    Build(Box<detect::BuildPlan>),
+    Build(Box<BuildPlan>),
 }
 
 pub async fn run(
@@ -47,10 +48,12 @@ pub async fn run(
     if let Some(built) = journaled::<Built>(walk, Step::Build).await? {
         return Ok(Done::skipped(Work::Reuse(built), "No sandbox needed: the build is reused"));
     }
-    let plan = plan(walk, source).await?;
+    let plan = super::plan::make(walk, source).await?;
     match plan {
         Plan::Files { directory, sign } => {
-            Ok(Done::skipped(Work::Files { directory, sign }, "No sandbox needed: nothing to build"))
+            let recognised = Recognised { framework: PLAIN.to_owned(), sign: sign.clone() };
+            let work = Work::Files { directory, sign };
+            Ok(Done::skipped(work, "No sandbox needed: nothing to build").with_result(&recognised))
         }
         Plan::Build(plan) => {
             let order = SandboxOrder {
@@ -61,7 +64,8 @@ pub async fn run(
             };
             let sandbox = walk.pipeline.sandboxes.create(order).await.map_err(from_sandbox)?;
             fill(walk, source, held.0.insert(sandbox)).await?;
-            Ok(Done::completed(Work::Build(plan), "Sandbox ready"))
+            let recognised = Recognised { framework: plan.framework.clone(), sign: plan.sign.clone() };
+            Ok(Done::completed(Work::Build(plan), "Sandbox ready").with_result(&recognised))
         }
     }
 }
@@ -71,17 +75,6 @@ fn egress(walk: &Walk<'_>, project: &Project) -> Vec<EgressHost> {
     let most = walk.control().settings.sandbox.egress.hosts_per_project;
     let lines = egress_hosts(project);
     lines.iter().take(most).filter_map(|line| EgressHost::parse(line).ok()).collect()
-}
-
-async fn plan(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {
-    let overrides = serde_json::from_str(&walk.row.build)
-        .map_err(|e| StepError::platform(STEP, "The recorded build settings can't be read.", e))?;
-    let manifest = match detect::manifest_path(&source.tree, &overrides) {
-        Some(path) => Some(read(walk, &source.tree.files[&path].digest).await?),
-        None => None,
-    };
-    detect::detect(&source.tree, &overrides, manifest.as_deref())
-        .map_err(|e| StepError::user(STEP, e.summary(), e.hint()).with_evidence(e.to_string()))
 }
 
 async fn fill(walk: &Walk<'_>, source: &Source, sandbox: &mut Box<dyn Sandbox>) -> Result<(), StepError> {

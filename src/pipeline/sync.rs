@@ -7,6 +7,7 @@ use super::step::{Done, StepError, persist};
 use super::{Project, Walk};
 use crate::control::ControlError;
 use crate::control::projects::stored_tree;
+use crate::control::templates::tree_of as template_tree;
 use crate::domain::source::{SourceOrder, SourceTree};
 use crate::domain::{Digest, Step};
 
@@ -36,8 +37,9 @@ pub async fn run(walk: &Walk<'_>, project: &Project) -> Result<Done<Source>, Ste
     let order: SourceOrder = serde_json::from_str(&walk.row.source)
         .map_err(|e| StepError::platform(STEP, "The recorded source can't be read.", e))?;
     let stored = stored_tree(project);
+    let template = template_tree(project);
     let (digest, tree) = persist(STEP, || async {
-        match control.sources_assemble(&walk.org, &order, stored.as_ref()).await {
+        match control.sources_assemble(&walk.org, &order, stored.as_ref(), template.as_ref()).await {
             // An outage of the record only is waited out; content-addressed, so repeating is harmless.
             Err(ControlError::Store(e)) => Err(e),
             other => Ok(other),

@@ -18,6 +18,8 @@ pub struct NewProject {
     pub name: String,
     pub worker_name: String,
     pub template: Option<String>,
+    /// The tree that it keeps from the start.
+    pub tree: Option<Digest>,
 }
 
 impl Store {
@@ -33,7 +35,7 @@ impl Store {
             worker_name: new.worker_name,
             template: new.template,
             status: "active".into(),
-            tree_digest: None,
+            tree_digest: new.tree.map(|t| t.to_string()),
             created_at: now,
             egress_hosts: "[]".into(),
         };

@@ -253,9 +253,22 @@ fn build(fields: &mut Fields, problems: &mut Problems) -> BuildOverrides {
         output_directory: folder(&mut build, "outputDirectory", problems),
         install_command: build.text("installCommand", COMMAND, problems),
         root_directory: folder(&mut build, "rootDirectory", problems),
+        framework: framework(&mut build, problems),
+        // libra.toml says these; the request's `build` has no fields for them.
+        node: None,
+        package_manager: None,
     };
     build.finish(problems);
     overrides
+}
+
+fn framework(build: &mut Fields, problems: &mut Problems) -> Option<String> {
+    let name = build.text("framework", WORDS, problems)?;
+    let known = crate::pipeline::frameworks();
+    if !known.contains(&name.as_str()) {
+        problems.add(build.name("framework"), format!("must be one of {}", known.join(", ")));
+    }
+    Some(name)
 }
 
 fn folder(build: &mut Fields, field: &str, problems: &mut Problems) -> Option<String> {

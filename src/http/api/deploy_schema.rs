@@ -104,6 +104,18 @@ struct BuildBody {
         pattern = r"^(\./)*(|\.|(?![A-Za-z]:)(?!([^/]*/)*\.\.?(/|$))[^/\\\x00-\x1f\x7f-\x9f]{1,255}(/[^/\\\x00-\x1f\x7f-\x9f]{1,255})*/*)$"
     )]
     root_directory: Option<String>,
+    /// Instead of recognising it; `plain` builds nothing.
+    #[schema(schema_with = frameworks)]
+    framework: Option<String>,
+}
+
+fn frameworks() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .enum_values(Some(
+            crate::pipeline::frameworks().into_iter().map(Some).chain([None]).collect::<Vec<_>>(),
+        ))
+        .description(Some("Instead of recognising it; `plain` builds nothing."))
 }
 
 /// The body of `POST /deploy`. `null` counts as absent.

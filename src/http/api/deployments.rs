@@ -48,6 +48,12 @@ pub struct DeploymentSummary {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct DeploymentDetail {
     pub deployment: DeploymentSummary,
+    /// A name of the table of frameworks, `plain`, `script` or `command`; once it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub framework: Option<String>,
+    /// What it was recognised by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign: Option<String>,
     pub state: StatusDocument,
 }
 
@@ -101,10 +107,9 @@ pub async fn list(
     responses((status = 200, description = "The deployment", body = DeploymentDetail), ReadRefusals))]
 pub async fn get(caller: Caller, id: Path<String>, door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {
     let row = visible(&caller, &id, &door).await?;
-    let state = door.control.deployment_status(&row.id).await?;
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
-        .json(DeploymentDetail { deployment: summary(row), state }))
+        .json(detail(row, &door).await?))
 }
 
 /// Cancel a deployment.
@@ -120,8 +125,14 @@ pub async fn cancel(
 ) -> Result<HttpResponse, Problem> {
     let who = caller.with(Scope::DeploymentsWrite)?;
     let row = door.control.deployment_cancel(who, &deployment_id(&id)?).await?;
+    Ok(HttpResponse::Accepted().json(detail(row, &door).await?))
+}
+
+async fn detail(row: DeploymentRow, door: &FrontDoor) -> Result<DeploymentDetail, Problem> {
     let state = door.control.deployment_status(&row.id).await?;
-    Ok(HttpResponse::Accepted().json(DeploymentDetail { deployment: summary(row), state }))
+    let recognised = door.control.deployment_recognised(&row.id).await?;
+    let (framework, sign) = recognised.map(|r| (r.framework, r.sign)).unzip();
+    Ok(DeploymentDetail { deployment: summary(row), framework, sign, state })
 }
 
 /// The deployment, if the caller's organization has it.

@@ -33,6 +33,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/projects",
     "/api/v1/projects/{id}",
     "/api/v1/projects/{id}/files",
+    "/api/v1/templates",
     "/api/v1/deployments",
     "/api/v1/deployments/{id}",
     "/api/v1/deployments/{id}/logs",
@@ -58,6 +59,7 @@ pub const ENDPOINTS: &[&str] = &[
     "PATCH /api/v1/projects/{id}",
     "GET /api/v1/projects/{id}/files",
     "PUT /api/v1/projects/{id}/files",
+    "GET /api/v1/templates",
     "GET /api/v1/deployments",
     "GET /api/v1/deployments/{id}",
     "GET /api/v1/deployments/{id}/logs",
@@ -91,6 +93,7 @@ pub fn routes(config: &mut ServiceConfig) {
             "/api/v1/projects/{id}/files",
             vec![(Method::GET, read().to(files::get)), (Method::PUT, put().to(files::put))],
         ))
+        .service(resource("/api/v1/templates", vec![(Method::GET, read().to(projects::list_templates))]))
         .service(resource("/api/v1/deployments", vec![(Method::GET, read().to(deployments::list))]))
         .service(resource("/api/v1/deployments/{id}", vec![(Method::GET, read().to(deployments::get))]))
         .service(resource("/api/v1/deployments/{id}/logs", vec![(Method::GET, read().to(streams::logs))]))

@@ -5,10 +5,12 @@ use actix_web::http::header;
 use actix_web::web::{Data, Path, Query};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::openapi::schema::SchemaType;
+use utoipa::openapi::{ObjectBuilder, Type};
 
 use super::page;
-use crate::control::ControlError;
 use crate::control::projects::egress_hosts;
+use crate::control::{ControlError, templates};
 use crate::domain::egress::EgressHost;
 use crate::domain::{OrgId, ProjectId, Scope, time};
 use crate::http::FrontDoor;
@@ -37,6 +39,17 @@ struct ProjectBody {
     /// Must be the organization of the credential.
     #[schema(pattern = "^[0-9a-f]{32}$")]
     org_id: String,
+    /// Its files are what the project begins with, and stay beneath the initFiles of deployments.
+    #[schema(schema_with = template_names)]
+    template: Option<String>,
+}
+
+fn template_names() -> ObjectBuilder {
+    let names = templates::all().map(|t| Some(t.name)).chain([None]).collect::<Vec<_>>();
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .enum_values(Some(names))
+        .description(Some("Its files are what the project begins with, and stay beneath initFiles."))
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -50,6 +63,9 @@ pub struct Project {
     pub url: String,
     /// Hosts beyond the registry that builds may connect to.
     pub egress_hosts: Vec<String>,
+    /// What it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     pub created_at: String,
 }
 
@@ -62,6 +78,21 @@ struct ProjectChangeBody {
     /// names beneath it. Default: none. At most `sandbox.egress.hosts_per_project` (50).
     #[schema(max_items = 50, example = json!(["api.example.com", "*.cdn.example.com"]))]
     egress_hosts: Vec<EgressLine>,
+}
+
+/// A project to begin with.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct TemplateSummary {
+    /// As in the `template` of a new project.
+    #[schema(example = "vite-react")]
+    pub name: &'static str,
+    pub title: &'static str,
+    pub description: &'static str,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct TemplateList {
+    pub templates: Vec<TemplateSummary>,
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -91,6 +122,7 @@ pub async fn create(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result
     let mut problems = Problems::default();
     let mut name = None;
     let mut org = None;
+    let mut template = None;
     if let Some(mut fields) = Fields::of(body.0, "", &mut problems) {
         name = fields.required_text("name", NAME, &mut problems).map(|n| n.trim().to_owned());
         // Names are shown in terminals.
@@ -101,9 +133,14 @@ pub async fn create(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result
             problems.add("name", "must not be empty");
         }
         org = fields.parsed("orgId", OrgId::parse, &mut problems);
-        if fields.text("template", NAME, &mut problems).is_some() {
-            problems.add("template", "is unknown: this release has no templates; send initFiles instead");
-        }
+        template = fields.text("template", NAME, &mut problems).and_then(|name| {
+            let found = templates::named(&name);
+            if found.is_none() {
+                let known = templates::all().map(|t| t.name).collect::<Vec<_>>().join(", ");
+                problems.add("template", format!("must be one of {known}"));
+            }
+            found
+        });
         fields.finish(&mut problems);
     }
     let (Some(name), Some(org), true) = (name, org, problems.is_empty()) else {
@@ -112,7 +149,7 @@ pub async fn create(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result
     if org != who.org_id {
         return Err(Problem::forbidden("orgId is not the organization of this credential."));
     }
-    let row = door.control.project_create(who, &name).await?;
+    let row = door.control.project_create(who, &name, template.as_ref()).await?;
     let location = format!("/api/v1/projects/{}", row.id);
     Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).json(shown(&door, row)))
 }
@@ -149,6 +186,18 @@ pub async fn list(
     let next_cursor = rows.last().filter(|_| more).map(|p| p.id.clone());
     let projects = rows.into_iter().map(|p| shown(&door, p)).collect();
     Ok(HttpResponse::Ok().json(ProjectPage { projects, next_cursor }))
+}
+
+/// List templates.
+///
+/// What `POST /api/v1/projects` can begin with.
+#[utoipa::path(get, path = "/api/v1/templates", operation_id = "listTemplates", tag = "projects", security(("bearer" = [])),
+    responses((status = 200, description = "All of them", body = TemplateList), ReadRefusals))]
+pub async fn list_templates(caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.with(Scope::ProjectsRead)?;
+    let shown =
+        |t: templates::Template| TemplateSummary { name: t.name, title: t.title, description: t.description };
+    Ok(HttpResponse::Ok().json(TemplateList { templates: templates::all().map(shown).collect() }))
 }
 
 /// Show a project.
@@ -228,6 +277,7 @@ fn shown(door: &FrontDoor, row: ProjectRow) -> Project {
     let egress_hosts = egress_hosts(&row);
     Project {
         url: door.control.addresses.worker(&row.worker_name),
+        template: templates::name_of(&row).map(ToOwned::to_owned),
         id: row.id,
         name: row.name,
         org_id: row.org_id,
