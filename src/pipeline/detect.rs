@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::source::{BuildOverrides, SourceTree};
 use crate::domain::tree_path::parse_folder;
+use crate::toolchain::Wishes;
 
 /// What is to be done with a tree.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,21 +25,31 @@ pub struct BuildPlan {
     /// Where commands run, relative to the tree's root; empty: the root.
     pub directory: String,
     pub install: Install,
-    /// As arguments; no shell of ours reads them.
-    pub build: Vec<String>,
+    pub build: BuildCommand,
     /// Output folders to look for, in order, relative to `directory`.
     pub outputs: Vec<String>,
+    /// What the project wants to be built with, beyond what its files say.
+    pub wishes: Wishes,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum BuildCommand {
+    /// A script of package.json.
+    Script(String),
+    /// A program of an installed package, with its arguments.
+    Tool(Vec<String>),
+    /// A user's own command line.
+    Line(String),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Install {
-    /// `npm ci`, and `npm install` where the lockfile does not fit.
-    Locked,
-    /// `npm install`: there is no lockfile.
-    Unlocked,
+    /// By the package manager, as its lockfile says.
+    Detected,
     /// The project has no dependencies.
     Nothing,
-    Command(Vec<String>),
+    /// A user's own command line.
+    Command(String),
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,7 +110,6 @@ const VITE_CONFIGS: &[&str] = &[
     "vite.config.cjs",
     "vite.config.cts",
 ];
-const LOCKFILES: &[&str] = &["package-lock.json", "npm-shrinkwrap.json"];
 
 /// Where the tree's `package.json` is, if it has one.
 pub fn manifest_path(tree: &SourceTree, overrides: &BuildOverrides) -> Option<String> {
@@ -134,8 +144,9 @@ pub fn detect(
                 sign: "build.command is set".into(),
                 directory: root.clone(),
                 install: install_of(overrides, Install::Nothing),
-                build: shell_line(command),
+                build: BuildCommand::Line(command.clone()),
                 outputs: output.map_or_else(|| guessed(tree, &root), |o| vec![o]),
+                wishes: Wishes::default(),
             })));
         }
         return as_files("plain HTML: there is no package.json").ok_or(DetectError::Nothing);
@@ -160,27 +171,22 @@ pub fn detect(
         return plain.ok_or(DetectError::NoBuildScript);
     };
     let build = match &overrides.command {
-        Some(command) => shell_line(command),
-        None if has_script => words(&["npm", "run", "build"]),
-        None => words(&["npm", "exec", "--", "vite", "build"]),
+        Some(command) => BuildCommand::Line(command.clone()),
+        None if has_script => BuildCommand::Script("build".to_owned()),
+        None => BuildCommand::Tool(words(&["vite", "build"])),
     };
     let no_dependencies = manifest.dependencies.is_empty()
         && manifest.dev_dependencies.is_empty()
         && manifest.optional_dependencies.is_empty()
         && manifest.workspaces.is_none();
-    let install = if no_dependencies {
-        Install::Nothing
-    } else if LOCKFILES.iter().any(|l| within(l)) {
-        Install::Locked
-    } else {
-        Install::Unlocked
-    };
+    let install = if no_dependencies { Install::Nothing } else { Install::Detected };
     Ok(Plan::Build(Box::new(BuildPlan {
         sign,
         directory: root,
         install: install_of(overrides, install),
         build,
         outputs: output.map_or(outputs, |o| vec![o]),
+        wishes: Wishes::default(),
     })))
 }
 
@@ -188,13 +194,8 @@ fn install_of(overrides: &BuildOverrides, detected: Install) -> Install {
     match overrides.install_command.as_deref().map(str::trim) {
         None => detected,
         Some("") => Install::Nothing,
-        Some(command) => Install::Command(shell_line(command)),
+        Some(command) => Install::Command(command.to_owned()),
     }
-}
-
-/// A user's command line, read by npm's own runner inside the sandbox, never by a shell of ours.
-fn shell_line(command: &str) -> Vec<String> {
-    words(&["npm", "exec", "--call", command])
 }
 
 fn words(list: &[&str]) -> Vec<String> {
@@ -256,8 +257,8 @@ mod tests {
         let tree = tree(&["package.json", "package-lock.json", "index.html"]);
         let plan = built(detect(&tree, &BuildOverrides::default(), Some(manifest)).unwrap());
         assert!(plan.sign.contains("depends on vite"));
-        assert_eq!(plan.install, Install::Locked);
-        assert_eq!(plan.build, ["npm", "run", "build"]);
+        assert_eq!(plan.install, Install::Detected);
+        assert_eq!(plan.build, BuildCommand::Script("build".into()));
         assert_eq!(plan.outputs, ["dist"]);
     }
 
@@ -266,8 +267,8 @@ mod tests {
         let manifest = br#"{"dependencies":{"vite":"8"}}"#;
         let plan =
             built(detect(&tree(&["package.json"]), &BuildOverrides::default(), Some(manifest)).unwrap());
-        assert_eq!(plan.build, ["npm", "exec", "--", "vite", "build"]);
-        assert_eq!(plan.install, Install::Unlocked);
+        assert_eq!(plan.build, BuildCommand::Tool(words(&["vite", "build"])));
+        assert_eq!(plan.install, Install::Detected);
     }
 
     #[test]
@@ -318,7 +319,7 @@ mod tests {
         assert_eq!(manifest_path(&tree, &overrides).as_deref(), Some("apps/web/package.json"));
         let plan = built(detect(&tree, &overrides, Some(b"{}")).unwrap());
         assert_eq!(plan.directory, "apps/web");
-        assert_eq!(plan.build, ["npm", "exec", "--call", "make site"]);
+        assert_eq!(plan.build, BuildCommand::Line("make site".into()));
         assert_eq!((plan.outputs, plan.install), (vec!["public".to_owned()], Install::Nothing));
         let out = BuildOverrides { output_directory: Some("../x".into()), ..BuildOverrides::default() };
         assert_eq!(detect(&tree, &out, Some(b"{}")), Err(DetectError::BadPath("outputDirectory")));

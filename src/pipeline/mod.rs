@@ -12,12 +12,15 @@ mod build;
 mod cleanup;
 mod deploy;
 mod detect;
+mod lockfile;
 mod log;
+mod manager;
 mod mask;
 mod output;
 mod probe;
 mod sandbox;
 mod sync;
+mod tools;
 mod validate;
 
 use std::path::PathBuf;
@@ -47,6 +50,7 @@ pub type RefreshRoutes = Arc<dyn Fn(i64) -> BoxFuture<'static, Result<i64, Strin
 pub struct Pipeline {
     pub control: Arc<Control>,
     pub sandboxes: Arc<dyn crate::sandbox::Provider>,
+    pub toolchain: Arc<crate::toolchain::Toolchain>,
     pub versions: Arc<crate::runtime::VersionStore>,
     pub refresh_routes: RefreshRoutes,
     pub prober: Arc<Prober>,

@@ -7,18 +7,19 @@ use futures_util::StreamExt;
 use super::Walk;
 use super::build::Built;
 use super::detect::{self, Plan};
+use super::lockfile::mirrored;
 use super::step::{Done, StepError};
 use super::sync::{Source, journaled};
+use super::tools::{self, Job};
 use crate::domain::{Digest, Step};
-use crate::sandbox::{Sandbox, SandboxError, SandboxOrder};
+use crate::sandbox::{Sandbox, SandboxError, SandboxOrder, ToolFolders};
+use crate::toolchain::Manager;
 
 const STEP: Step = Step::Sandbox;
 /// Files handed over at a time, so that memory stays bounded whatever the tree's size.
 const BATCH_FILES: usize = 64;
 /// Blobs read at once.
 const PARALLEL: usize = 8;
-/// The Node that builds run on.
-const NODE_MAJOR: u32 = 24;
 
 /// The sandbox of an attempt, if it has one.
 #[derive(Default)]
@@ -33,7 +34,7 @@ pub enum Work {
         directory: String,
         sign: String,
     },
-    Build(Box<detect::BuildPlan>),
+    Build(Box<Job>),
 }
 
 pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Done<Work>, StepError> {
@@ -46,14 +47,19 @@ pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Do
             Ok(Done::skipped(Work::Files { directory, sign }, "No sandbox needed: nothing to build"))
         }
         Plan::Build(plan) => {
+            let job = tools::ready(walk, source, *plan).await?;
             let order = SandboxOrder {
                 id: walk.name(),
                 limits: walk.control().settings.sandbox.limits(),
-                node_major: NODE_MAJOR,
+                node_major: job.choice.node_major,
+                tools: ToolFolders {
+                    node: Some(job.tools.node.folder.clone()),
+                    manager: job.tools.manager.as_ref().map(|tool| tool.folder.clone()),
+                },
             };
             let sandbox = walk.pipeline.sandboxes.create(order).await.map_err(from_sandbox)?;
-            fill(walk, source, held.0.insert(sandbox)).await?;
-            Ok(Done::completed(Work::Build(plan), "Sandbox ready"))
+            fill(walk, source, &job, held.0.insert(sandbox)).await?;
+            Ok(Done::completed(Work::Build(Box::new(job)), "Sandbox ready"))
         }
     }
 }
@@ -69,7 +75,14 @@ async fn plan(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {
         .map_err(|e| StepError::user(STEP, e.summary(), e.hint()).with_evidence(e.to_string()))
 }
 
-async fn fill(walk: &Walk<'_>, source: &Source, sandbox: &mut Box<dyn Sandbox>) -> Result<(), StepError> {
+async fn fill(
+    walk: &Walk<'_>,
+    source: &Source,
+    job: &Job,
+    sandbox: &mut Box<dyn Sandbox>,
+) -> Result<(), StepError> {
+    let registry = sandbox.registry();
+    let lockfile = lockfile_to_lead(job);
     let files: Vec<(&String, &Digest)> = source.tree.files.iter().map(|(p, f)| (p, &f.digest)).collect();
     for batch in files.chunks(BATCH_FILES) {
         let mut read_all = futures_util::stream::iter(batch.iter().map(|(path, digest)| async move {
@@ -78,14 +91,36 @@ async fn fill(walk: &Walk<'_>, source: &Source, sandbox: &mut Box<dyn Sandbox>) 
         .buffer_unordered(PARALLEL);
         let mut written = Vec::with_capacity(batch.len());
         while let Some(file) = read_all.next().await {
-            written.push(file?);
+            let (path, bytes) = file?;
+            let bytes = match registry.filter(|_| lockfile.as_ref() == Some(&path)) {
+                Some(registry) => led(bytes, registry),
+                None => bytes,
+            };
+            written.push((path, bytes));
         }
         sandbox.write_files(written).await.map_err(from_sandbox)?;
     }
     Ok(())
 }
 
-async fn read(walk: &Walk<'_>, digest: &Digest) -> Result<Bytes, StepError> {
+/// npm has an option of its own for it, and yarn 2 names registries by another way; bun.lockb is binary.
+fn lockfile_to_lead(job: &Job) -> Option<String> {
+    let name = match job.choice.manager {
+        Manager::Pnpm | Manager::YarnClassic | Manager::Bun => job.choice.lockfile?,
+        Manager::Npm | Manager::YarnBerry => return None,
+    };
+    let folder = &job.choice.workspace;
+    Some(if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") })
+}
+
+fn led(bytes: Bytes, registry: &str) -> Bytes {
+    match std::str::from_utf8(&bytes).map(|text| mirrored(text, registry)) {
+        Ok(std::borrow::Cow::Owned(text)) => text.into(),
+        _ => bytes,
+    }
+}
+
+pub(super) async fn read(walk: &Walk<'_>, digest: &Digest) -> Result<Bytes, StepError> {
     walk.control().blobs.get(walk.org.as_str(), digest).await.map_err(|e| StepError::blobs(STEP, e))
 }
 

@@ -14,6 +14,7 @@ mod browser;
 mod build_env;
 mod builds;
 mod doctor;
+mod managers;
 
 mod failing;
 
