@@ -98,6 +98,16 @@ fn the_hot_path_asks_no_actor_store_queue_or_use_case() {
 }
 
 #[test]
+fn the_toolchain_knows_no_deployment() {
+    for (path, text) in sources("src/toolchain") {
+        for line in code(&text).lines().filter(|l| l.contains("crate::")) {
+            let known = ["crate::sandbox::mirror", "crate::process"].iter().any(|room| line.contains(room));
+            assert!(known, "{}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
 fn statuses_of_errors_stand_in_one_file() {
     let words = [
         "StatusCode::BAD",

@@ -20,6 +20,8 @@ pub struct Files {
     pub scratch: PathBuf,
     pub sandbox: PathBuf,
     pub mirror: PathBuf,
+    /// Where tools for builds may be kept, the best place first.
+    pub toolchain: Vec<PathBuf>,
     pub exe: PathBuf,
 }
 
@@ -54,6 +56,10 @@ impl Files {
             mirror: match settings.mirror_dir.as_os_str().is_empty() {
                 true => beneath("mirror")?,
                 false => absolute(&settings.mirror_dir)?,
+            },
+            toolchain: match settings.toolchain.folder.as_str() {
+                "" => vec![absolute(&settings.tools_dir)?.join("toolchain"), data_dir.join("toolchain")],
+                set => vec![absolute(Path::new(set))?],
             },
             tools_dir: absolute(&settings.tools_dir)?,
             data_dir,

@@ -50,6 +50,8 @@ pub enum AppError {
     Queue(#[from] crate::queue::QueueError),
     #[error("sandboxes can't be made")]
     Sandbox(#[from] crate::sandbox::SandboxError),
+    #[error("tools for builds can't be kept anywhere; set toolchain.folder")]
+    Toolchain(#[from] crate::toolchain::ToolError),
     #[error("the first credential can't be made")]
     Bootstrap(#[from] BootstrapError),
     #[error("versions can't be kept on this disk")]
@@ -79,7 +81,8 @@ impl AppError {
             | Self::Store(_)
             | Self::Blobs(_)
             | Self::Queue(_)
-            | Self::Sandbox(_) => 69,
+            | Self::Sandbox(_)
+            | Self::Toolchain(_) => 69,
             Self::Folder { .. }
             | Self::Bootstrap(_)
             | Self::Versions(_)

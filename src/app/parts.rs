@@ -22,14 +22,17 @@ use crate::pipeline::Prober;
 use crate::queue::{Queue, QueuePaths};
 use crate::routing::probe::ProbeKey;
 use crate::runtime::VersionStore;
+use crate::sandbox::mirror::Mirror;
 use crate::sandbox::{self, SandboxPaths};
 use crate::store::Store;
+use crate::toolchain::{Toolchain, ToolchainPaths};
 
 /// Everything that outlives a request or a deployment.
 pub struct Parts {
     pub control: Arc<Control>,
     pub queue: Queue,
     pub sandboxes: Arc<dyn sandbox::Provider>,
+    pub toolchain: Arc<Toolchain>,
     pub versions: Arc<VersionStore>,
     pub prober: Arc<Prober>,
     pub probe_key: ProbeKey,
@@ -82,6 +85,7 @@ impl Parts {
         let queue = Queue::start(settings.nats.clone(), paths, stop)?;
         waiting::broker(&settings, &queue, &store).await?;
         let sandboxes = sandbox::provider(&settings.sandbox, sandbox_paths(files))?;
+        let toolchain = Arc::new(toolchain(&settings, files)?);
         let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
         let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);
         let prober = Prober::new(ProbeKey::new(probe_secret.expose_secret()), timeout)
@@ -99,12 +103,21 @@ impl Parts {
             control: Arc::new(control),
             queue,
             sandboxes,
+            toolchain,
             versions,
             prober: Arc::new(prober),
             probe_key: ProbeKey::new(probe_secret.expose_secret()),
             node: crate::domain::id::random(),
         })
     }
+}
+
+/// With a mirror of its own on the same folder: builds that fetch much must not keep tools waiting.
+fn toolchain(settings: &Settings, files: &Files) -> Result<Toolchain, AppError> {
+    let mirror = Mirror::open(&settings.sandbox.mirror, &files.mirror, &files.tools_dir)
+        .map_err(sandbox::SandboxError::Mirror)?;
+    let paths = ToolchainPaths { tools: files.tools_dir.clone(), folders: files.toolchain.clone() };
+    Ok(Toolchain::open(&settings.toolchain, paths, mirror)?)
 }
 
 pub fn sandbox_paths(files: &Files) -> SandboxPaths {

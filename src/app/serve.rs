@@ -175,6 +175,7 @@ fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>, faults: &Arc<
     Pipeline {
         control: Arc::clone(&parts.control),
         sandboxes: Arc::clone(&parts.sandboxes),
+        toolchain: Arc::clone(&parts.toolchain),
         versions: Arc::clone(&parts.versions),
         refresh_routes,
         prober: Arc::clone(&parts.prober),

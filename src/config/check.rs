@@ -64,6 +64,11 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     }
     demand(s.sources.max_files >= 1, "sources.max_files", "must be at least 1");
     demand(s.quota.deployments_per_month >= 0, "quota.deployments_per_month", "must not be negative");
+    demand(
+        s.toolchain.install_timeout_seconds < s.pipeline.sandbox_timeout_seconds,
+        "toolchain.install_timeout_seconds",
+        "must be less than pipeline.sandbox_timeout_seconds",
+    );
     demand(s.versions.retained >= 1, "versions.retained", "must be at least 1");
     demand(s.sweep.interval_ms >= 50, "sweep.interval_ms", "must be at least 50");
     demand(s.http.status_requests_per_minute >= 1, "http.status_requests_per_minute", "must be at least 1");
@@ -95,6 +100,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     found.extend(s.blobs.problems().into_iter().map(owned));
     found.extend(s.sandbox.mistakes().into_iter().map(|text| split(&text)));
     found.extend(s.database.problems());
+    found.extend(s.toolchain.mistakes().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())));
     found.extend(s.nats.problems().into_iter().map(|p| (p.key.to_owned(), p.problem.to_owned())));
     found
 }

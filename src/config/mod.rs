@@ -57,6 +57,7 @@ pub struct Settings {
     pub quota: Quota,
     pub pipeline: Pipeline,
     pub sandbox: crate::sandbox::Settings,
+    pub toolchain: crate::toolchain::Settings,
     pub versions: Versions,
     pub sweep: Sweep,
     pub testing: Testing,

@@ -6,24 +6,25 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::collect::Collected;
-use super::detect::{self, BuildCommand, BuildPlan, Install};
+use super::detect::{BuildPlan, Install};
 use super::diagnose::{self, Failure, Phase};
 use super::log::BuildLog;
+use super::manager::{Commands, user_line};
 use super::mask::Masker;
 use super::sandbox::{Held, Work};
 use super::step::{Done, StepError};
 use super::sync::Source;
+use super::tools::Job;
 use super::{Walk, output};
 use crate::control::ControlError;
 use crate::domain::source::SourceTree;
 use crate::domain::{Digest, Step};
 use crate::sandbox::{ExecEnd, ExecOrder, Sandbox, SandboxError};
+use crate::toolchain::Manager;
 
 pub const STEP: Step = Step::Build;
 /// Chunks of output waiting to be written; the command is slowed down beyond that.
 const OUTPUT_CHUNKS: usize = 64;
-/// npm's own line for «the lockfile does not fit package.json»; what does not fit is listed after it.
-const NPM_LOCK_MISFIT: &str = "npm error code EUSAGE";
 
 /// What a build leaves: two blobs of the organization.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,13 +54,15 @@ pub async fn run(
             log.say(&format!("libra: {sign}; the files are the site")).await.map_err(store)?;
             (output::pack_tree(walk, &source.tree, &directory).await?, "Files collected: nothing to build")
         }
-        Work::Build(plan) => {
+        Work::Build(job) => {
             let Some(sandbox) = held.0.as_mut() else {
                 return Err(StepError::platform(STEP, "The sandbox is gone.", "no sandbox is held"));
             };
-            let env = env.into_iter().collect();
-            let mut bench = Bench { walk, tree: &source.tree, sandbox, log: &mut log, env };
-            let collected = bench.build(&plan).await?;
+            // A tenant's variable of the same name comes later and wins.
+            let mut all = Commands { choice: &job.choice }.environment();
+            all.extend(env);
+            let mut bench = Bench { walk, tree: &source.tree, sandbox, log: &mut log, env: all };
+            let collected = bench.build(&job).await?;
             (output::pack_folder(walk, collected.folder, collected.files).await?, "Build finished")
         }
     };
@@ -79,10 +82,15 @@ pub(super) struct Bench<'a, 'w, 's> {
 }
 
 impl Bench<'_, '_, '_> {
-    async fn build(&mut self, plan: &BuildPlan) -> Result<Collected, StepError> {
+    async fn build(&mut self, job: &Job) -> Result<Collected, StepError> {
+        let plan = &job.plan;
         self.say(&format!("libra: {}", plan.sign)).await?;
-        self.install(plan).await?;
-        let code = self.command(&plan.directory, &npm_build(&plan.build)).await?;
+        for note in &job.choice.notes {
+            self.say(&format!("libra: {note}")).await?;
+        }
+        self.install(job).await?;
+        let build = Commands { choice: &job.choice }.build(&plan.build);
+        let code = self.command(&plan.directory, &build).await?;
         if code != 0 {
             let summary = format!("The build command failed with exit code {code}.");
             let hint = "Read the build log; run the same command on your machine.";
@@ -91,26 +99,36 @@ impl Bench<'_, '_, '_> {
         self.collect(plan).await
     }
 
-    async fn install(&mut self, plan: &BuildPlan) -> Result<(), StepError> {
-        let root = plan.root.as_str();
-        let code = match &plan.install {
-            Install::Nothing => {
+    async fn install(&mut self, job: &Job) -> Result<(), StepError> {
+        let choice = &job.choice;
+        let (commands, folder, manager) = (Commands { choice }, &choice.workspace, choice.manager);
+        let code = match &job.plan.install {
+            Install::Skipped => {
+                self.say("libra: nothing is installed, as the project says").await?;
+                return Ok(());
+            }
+            // Yarn 2 and later runs nothing in a project that it did not install.
+            Install::Nothing if manager != Manager::YarnBerry => {
                 self.say("libra: no dependencies to install").await?;
                 return Ok(());
             }
-            Install::Command(line) => self.command(root, &words(&["npm", "exec", "--call", line])).await?,
-            Install::Detected if !self.npm_lockfile(root) => {
-                self.say("libra: no lockfile: versions are chosen anew by npm install").await?;
-                self.command(root, &words(&["npm", "install"])).await?
+            Install::Command(line) => self.command(&job.plan.directory, &user_line(line)).await?,
+            Install::Nothing | Install::Detected if choice.lockfile.is_none() => {
+                self.say(&format!("libra: no lockfile: versions are chosen anew by {manager} install"))
+                    .await?;
+                self.command(folder, &commands.install_unlocked()).await?
             }
-            Install::Detected => {
-                self.log.watch_for(NPM_LOCK_MISFIT);
-                let code = self.command(root, &words(&["npm", "ci"])).await?;
-                // Which way to install is npm's to say by its code; whether it worked is the exit code's.
+            Install::Nothing | Install::Detected => {
+                self.log.watch_for(commands.misfit());
+                let code = self.command(folder, &commands.install_locked()).await?;
+                // Which way to install is the manager's to say by its own word; whether it worked is the
+                // exit code's.
                 if code != 0 && self.log.saw() {
-                    self.say("libra: the lockfile does not fit package.json; falling back to npm install")
-                        .await?;
-                    self.command(root, &words(&["npm", "install"])).await?
+                    self.say(&format!(
+                        "libra: the lockfile does not fit package.json; falling back to {manager} install"
+                    ))
+                    .await?;
+                    self.command(folder, &commands.install_unlocked()).await?
                 } else {
                     code
                 }
@@ -120,13 +138,8 @@ impl Bench<'_, '_, '_> {
             return Ok(());
         }
         let summary = format!("Installing the dependencies failed with exit code {code}.");
-        let hint = "Check package.json and the lockfile; the build log has npm's own words.";
-        Err(self.diagnosed(Phase::Install, plan, summary, hint))
-    }
-
-    fn npm_lockfile(&self, root: &str) -> bool {
-        let names = ["package-lock.json", "npm-shrinkwrap.json"];
-        names.iter().any(|name| self.tree.files.contains_key(&detect::join(root, name)))
+        let hint = "Check package.json and the lockfile; the build log has the package manager's own words.";
+        Err(self.diagnosed(Phase::Install, &job.plan, summary, hint))
     }
 
     /// Runs one command to its end and answers its exit code.
@@ -209,20 +222,6 @@ impl Bench<'_, '_, '_> {
     pub(super) async fn say(&mut self, line: &str) -> Result<(), StepError> {
         self.log.say(line).await.map_err(store)
     }
-}
-
-/// The build as npm runs it. A user's line is read by npm's own runner inside the sandbox, never by a
-/// shell of ours.
-fn npm_build(build: &BuildCommand) -> Vec<String> {
-    match build {
-        BuildCommand::Script(name) => words(&["npm", "run", name]),
-        BuildCommand::Tool(argv) => words(&["npm", "exec", "--"]).into_iter().chain(argv.clone()).collect(),
-        BuildCommand::Line(line) => words(&["npm", "exec", "--call", line]),
-    }
-}
-
-fn words(list: &[&str]) -> Vec<String> {
-    list.iter().map(|w| (*w).to_owned()).collect()
 }
 
 fn store(error: crate::store::StoreError) -> StepError {

@@ -38,8 +38,8 @@ pub struct BuildLog<'a> {
     /// The newest masked output of the command that runs, for diagnosis.
     tail: String,
     tail_limit: usize,
-    /// The beginning of a line that somebody waits for, and whether it came.
-    watched: Option<&'static str>,
+    /// Beginnings of a line that somebody waits for, and whether one came.
+    watched: &'static [&'static str],
     saw: bool,
 }
 
@@ -65,14 +65,14 @@ impl<'a> BuildLog<'a> {
             pending: String::new(),
             tail: String::new(),
             tail_limit: settings.diagnosis_bytes,
-            watched: None,
+            watched: &[],
             saw: false,
         })
     }
 
-    /// From now on, notices a line that begins with `beginning`.
-    pub fn watch_for(&mut self, beginning: &'static str) {
-        self.watched = Some(beginning);
+    /// From now on, notices a line that begins with one of these, spaces aside.
+    pub fn watch_for(&mut self, beginnings: &'static [&'static str]) {
+        self.watched = beginnings;
         self.saw = false;
     }
 
@@ -158,7 +158,8 @@ impl<'a> BuildLog<'a> {
             masked.truncate(masked.floor_char_boundary(self.line_limit));
             masked.push_str(" ... the line is cut here");
         }
-        self.saw |= self.watched.is_some_and(|beginning| masked.starts_with(beginning));
+        let said = masked.trim_start();
+        self.saw |= self.watched.iter().any(|beginning| said.starts_with(beginning));
         masked.push('\n');
         self.tail.push_str(&masked);
         if self.tail.len() > 2 * self.tail_limit {

@@ -14,13 +14,16 @@ mod collect;
 mod deploy;
 mod detect;
 mod diagnose;
+mod lockfile;
 mod log;
+mod manager;
 mod mask;
 mod output;
 mod plan;
 mod probe;
 mod sandbox;
 mod sync;
+mod tools;
 mod validate;
 
 use std::path::PathBuf;
@@ -51,6 +54,7 @@ pub type RefreshRoutes = Arc<dyn Fn(i64) -> BoxFuture<'static, Result<i64, Strin
 pub struct Pipeline {
     pub control: Arc<Control>,
     pub sandboxes: Arc<dyn crate::sandbox::Provider>,
+    pub toolchain: Arc<crate::toolchain::Toolchain>,
     pub versions: Arc<crate::runtime::VersionStore>,
     pub refresh_routes: RefreshRoutes,
     pub prober: Arc<Prober>,

@@ -5,23 +5,24 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::build::Built;
-use super::detect::{BuildPlan, PLAIN, Plan};
+use super::detect::{PLAIN, Plan};
+use super::lockfile::mirrored;
 use super::step::{Done, StepError};
 use super::sync::{Source, journaled};
+use super::tools::{self, Job};
 use super::{Project, Walk};
 use crate::control::projects::egress_hosts;
 use crate::domain::egress::EgressHost;
 use crate::domain::source::Recognised;
 use crate::domain::{Digest, Step};
-use crate::sandbox::{Sandbox, SandboxError, SandboxOrder};
+use crate::sandbox::{Sandbox, SandboxError, SandboxOrder, ToolFolders};
+use crate::toolchain::Manager;
 
 const STEP: Step = Step::Sandbox;
 /// Files handed over at a time, so that memory stays bounded whatever the tree's size.
 const BATCH_FILES: usize = 64;
 /// Blobs read at once.
 const PARALLEL: usize = 8;
-/// The Node that builds run on.
-const NODE_MAJOR: u32 = 24;
 
 /// The sandbox of an attempt, if it has one.
 #[derive(Default)]
@@ -36,7 +37,7 @@ pub enum Work {
         directory: String,
         sign: String,
     },
-    Build(Box<BuildPlan>),
+    Build(Box<Job>),
 }
 
 pub async fn run(
@@ -56,16 +57,21 @@ pub async fn run(
             Ok(Done::skipped(work, "No sandbox needed: nothing to build").with_result(&recognised))
         }
         Plan::Build(plan) => {
+            let job = tools::ready(walk, source, *plan).await?;
             let order = SandboxOrder {
                 id: walk.name(),
                 limits: walk.control().settings.sandbox.limits(),
-                node_major: NODE_MAJOR,
+                node_major: job.choice.node_major,
                 egress: egress(walk, project),
+                tools: ToolFolders {
+                    node: Some(job.tools.node.folder.clone()),
+                    manager: job.tools.manager.as_ref().map(|tool| tool.folder.clone()),
+                },
             };
             let sandbox = walk.pipeline.sandboxes.create(order).await.map_err(from_sandbox)?;
-            fill(walk, source, held.0.insert(sandbox)).await?;
-            let recognised = Recognised { framework: plan.framework.clone(), sign: plan.sign.clone() };
-            Ok(Done::completed(Work::Build(plan), "Sandbox ready").with_result(&recognised))
+            fill(walk, source, &job, held.0.insert(sandbox)).await?;
+            let recognised = Recognised { framework: job.plan.framework.clone(), sign: job.plan.sign.clone() };
+            Ok(Done::completed(Work::Build(Box::new(job)), "Sandbox ready").with_result(&recognised))
         }
     }
 }
@@ -77,7 +83,14 @@ fn egress(walk: &Walk<'_>, project: &Project) -> Vec<EgressHost> {
     lines.iter().take(most).filter_map(|line| EgressHost::parse(line).ok()).collect()
 }
 
-async fn fill(walk: &Walk<'_>, source: &Source, sandbox: &mut Box<dyn Sandbox>) -> Result<(), StepError> {
+async fn fill(
+    walk: &Walk<'_>,
+    source: &Source,
+    job: &Job,
+    sandbox: &mut Box<dyn Sandbox>,
+) -> Result<(), StepError> {
+    let registry = sandbox.registry();
+    let lockfile = lockfile_to_lead(job);
     let files: Vec<(&String, &Digest)> = source.tree.files.iter().map(|(p, f)| (p, &f.digest)).collect();
     for batch in files.chunks(BATCH_FILES) {
         let mut read_all = futures_util::stream::iter(batch.iter().map(|(path, digest)| async move {
@@ -86,14 +99,36 @@ async fn fill(walk: &Walk<'_>, source: &Source, sandbox: &mut Box<dyn Sandbox>) 
         .buffer_unordered(PARALLEL);
         let mut written = Vec::with_capacity(batch.len());
         while let Some(file) = read_all.next().await {
-            written.push(file?);
+            let (path, bytes) = file?;
+            let bytes = match registry.filter(|_| lockfile.as_ref() == Some(&path)) {
+                Some(registry) => led(bytes, registry),
+                None => bytes,
+            };
+            written.push((path, bytes));
         }
         sandbox.write_files(written).await.map_err(from_sandbox)?;
     }
     Ok(())
 }
 
-async fn read(walk: &Walk<'_>, digest: &Digest) -> Result<Bytes, StepError> {
+/// npm has an option of its own for it, and yarn 2 names registries by another way; bun.lockb is binary.
+fn lockfile_to_lead(job: &Job) -> Option<String> {
+    let name = match job.choice.manager {
+        Manager::Pnpm | Manager::YarnClassic | Manager::Bun => job.choice.lockfile?,
+        Manager::Npm | Manager::YarnBerry => return None,
+    };
+    let folder = &job.choice.workspace;
+    Some(if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") })
+}
+
+fn led(bytes: Bytes, registry: &str) -> Bytes {
+    match std::str::from_utf8(&bytes).map(|text| mirrored(text, registry)) {
+        Ok(std::borrow::Cow::Owned(text)) => text.into(),
+        _ => bytes,
+    }
+}
+
+pub(super) async fn read(walk: &Walk<'_>, digest: &Digest) -> Result<Bytes, StepError> {
     walk.control().blobs.get(walk.org.as_str(), digest).await.map_err(|e| StepError::blobs(STEP, e))
 }
 

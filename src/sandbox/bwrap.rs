@@ -15,6 +15,8 @@ pub(super) struct Bound {
     pub shim: PathBuf,
     /// Read-only, at `/opt/node`.
     pub node: Option<PathBuf>,
+    /// Read-only, at `/opt/manager`.
+    pub manager: Option<PathBuf>,
     /// Read-only, at `/run/libra/sockets`; only where the registry may be reached.
     pub sockets: Option<PathBuf>,
 }
@@ -22,7 +24,7 @@ pub(super) struct Bound {
 pub(super) const REGISTRY_SOCKET: &str = "/run/libra/sockets/registry.sock";
 pub(super) const EGRESS_SOCKET: &str = "/run/libra/sockets/egress.sock";
 pub(super) const BUILD_HOME: &str = "/home/build";
-pub(super) const SEARCH_PATH: &str = "/opt/node/bin:/usr/bin:/bin";
+pub(super) const SEARCH_PATH: &str = "/opt/manager/bin:/opt/node/bin:/usr/bin:/bin";
 
 /// Instead of the host's own, which name its users and its network.
 pub(super) const ETC_FILES: &[(&str, &str)] = &[
@@ -55,6 +57,9 @@ pub(super) fn arguments(bound: &Bound, tmp_bytes: u64, directory: &str) -> Vec<O
     line.bind("--ro-bind", &bound.shim, "/run/libra/shim");
     if let Some(node) = &bound.node {
         line.bind("--ro-bind", node, "/opt/node");
+    }
+    if let Some(manager) = &bound.manager {
+        line.bind("--ro-bind", manager, "/opt/manager");
     }
     if let Some(sockets) = &bound.sockets {
         line.bind("--ro-bind", sockets, "/run/libra/sockets");

@@ -11,9 +11,10 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::bwrap::{BUILD_HOME, Bound, SEARCH_PATH};
+use super::bwrap::Bound;
 use super::collect::{self, CollectLimits, CollectedFile, SkippedEntry};
 use super::egress::{Egress, EgressSocket};
+use super::environment;
 use super::error::SandboxError;
 use super::exec::{self, Started, Watch};
 use super::host::Host;
@@ -22,10 +23,10 @@ use super::limits::Limits;
 use super::meter::Meter;
 use super::mirror::{Mirror, MirrorSocket};
 use super::report::Limiter;
-use super::shim::{EGRESS_PORT, REGISTRY_PORT, ShimOrder};
+use super::shim::ShimOrder;
 use super::slot::Slot;
 use super::workspace::{self, Workspace};
-use super::{ExecOrder, ExecOutcome, Sandbox, SandboxOrder, path, processes, tree};
+use super::{ExecOrder, ExecOutcome, Sandbox, SandboxOrder, ToolFolders, path, processes, tree};
 
 /// A launcher reads its order at once; one that is stopped must not hold the build for ever.
 const ORDER_IS_READ: std::time::Duration = std::time::Duration::from_secs(10);
@@ -48,6 +49,7 @@ pub(super) struct Cage {
     id: String,
     limits: Limits,
     isolation: Isolation,
+    tools: ToolFolders,
     meter: Meter,
     workspace: Arc<Workspace>,
     sealed: bool,
@@ -95,6 +97,7 @@ impl Cage {
             id: order.id,
             limits: order.limits,
             isolation,
+            tools: order.tools,
             meter,
             workspace,
             sealed: false,
@@ -149,7 +152,7 @@ impl Cage {
                     .try_clone()
                     .map_err(|source| SandboxError::Process { action: "share a pipe", source })?;
                 let mut command = Command::new(program);
-                command.args(arguments).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+                command.args(arguments).env_clear().env("PATH", environment::search_path(&self.tools));
                 command.env("HOME", self.workspace.home_path()).env("CI", "1").envs(order.env);
                 command.current_dir(self.workspace.tree_path().join(&order.directory));
                 command.stdin(Stdio::null()).stdout(writer).stderr(errors);
@@ -177,7 +180,7 @@ impl Cage {
                     + processes::tasks_of_uid(rustix::process::geteuid().as_raw())
             }
         };
-        let mut env = base_environment();
+        let mut env = environment::base();
         if matches!(self.isolation, Isolation::Bubblewrap { has_egress: true, .. }) {
             // Node's own fetch asks for a proxy only then, and pays 100 ms of every start for it.
             env.push(("NODE_USE_ENV_PROXY".into(), "1".into()));
@@ -200,6 +203,7 @@ impl Cage {
                 home: self.workspace.home_path(),
                 shim: host.paths.exe.clone(),
                 node: node.map(Path::to_owned),
+                manager: self.tools.manager.clone(),
                 sockets: order.network.then(|| self.workspace.sockets_path()),
             },
             // Polling sees the memory of processes and not that of files, so `/tmp` and `/dev/shm` share
@@ -209,32 +213,6 @@ impl Cage {
             shim: ShimOrder { argv: order.argv, env, network: order.network },
         }
     }
-}
-
-/// What every command finds; a tenant's variable of the same name wins.
-fn base_environment() -> Vec<(String, String)> {
-    let registry = format!("http://127.0.0.1:{REGISTRY_PORT}/");
-    let proxy = format!("http://127.0.0.1:{EGRESS_PORT}");
-    [
-        ("PATH", SEARCH_PATH),
-        ("HOME", BUILD_HOME),
-        ("TMPDIR", "/tmp"),
-        ("LANG", "C.UTF-8"),
-        ("CI", "1"),
-        ("npm_config_registry", &registry),
-        // Lockfiles name whatever registry their author used.
-        ("npm_config_replace_registry_host", "always"),
-        ("npm_config_update_notifier", "false"),
-        ("npm_config_audit", "false"),
-        ("npm_config_fund", "false"),
-        // Also where no host is listed: what a tool wanted then stands in the build log.
-        ("https_proxy", &proxy),
-        ("HTTPS_PROXY", &proxy),
-        ("no_proxy", "127.0.0.1,localhost,::1"),
-        ("NO_PROXY", "127.0.0.1,localhost,::1"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
 }
 
 #[async_trait::async_trait]
@@ -283,6 +261,10 @@ impl Sandbox for Cage {
             self.on_tree(move |tree, _| collect::collect(tree, &directory, &into, limits)).await?;
         self.skipped = collected.skipped;
         Ok(collected.files)
+    }
+
+    fn registry(&self) -> Option<&'static str> {
+        matches!(self.isolation, Isolation::Bubblewrap { .. }).then_some(environment::REGISTRY)
     }
 
     fn skipped(&self) -> &[SkippedEntry] {

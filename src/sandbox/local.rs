@@ -17,7 +17,7 @@ use super::mirror::Mirror;
 use super::report::{self, IsolationReport, SweepReport};
 use super::settings::{SandboxPaths, Settings};
 use super::slot::Slot;
-use super::{ExecEnd, ExecOrder, Provider, Sandbox, SandboxOrder, path};
+use super::{ExecEnd, ExecOrder, Provider, Sandbox, SandboxOrder, ToolFolders, path};
 
 pub(super) struct Local {
     host: Arc<Host>,
@@ -62,8 +62,9 @@ impl Local {
             wall: Duration::from_secs(20),
             ..self.host.settings.limits()
         };
-        let mut cage =
-            self.make(slot, SandboxOrder { id, limits, node_major: 0, egress: Vec::new() }, None).await?;
+        let tools = ToolFolders::default();
+        let order = SandboxOrder { id, limits, node_major: 0, egress: Vec::new(), tools };
+        let mut cage = self.make(slot, order, None).await?;
         let order = ExecOrder {
             argv: vec!["/usr/bin/true".into()],
             env: Vec::new(),
@@ -92,7 +93,8 @@ impl Provider for Local {
     async fn create(&self, order: SandboxOrder) -> Result<Box<dyn Sandbox>, SandboxError> {
         path::check_id(&order.id)?;
         let major = order.node_major;
-        let node = self.host.paths.tools.join("node").join(major.to_string());
+        let laid_out = || self.host.paths.tools.join("node").join(major.to_string());
+        let node = order.tools.node.clone().unwrap_or_else(laid_out);
         if !node.join("bin/node").is_file() {
             return Err(SandboxError::ToolsMissing { major });
         }

@@ -18,6 +18,7 @@ mod none;
 mod cage;
 mod cgroup;
 mod collect;
+mod environment;
 mod exec;
 mod meter;
 mod open_files;
@@ -102,6 +103,11 @@ pub trait Sandbox: Send {
         limits: CollectLimits,
     ) -> Result<Vec<CollectedFile>, SandboxError>;
 
+    /// Where commands inside find the npm registry's mirror, if that is the only way to a registry.
+    fn registry(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What the last `collect` left behind because it is no regular file; the first 100.
     fn skipped(&self) -> &[SkippedEntry];
 
@@ -124,6 +130,16 @@ pub struct SandboxOrder {
     pub node_major: u32,
     /// Hosts beyond the registry that commands may connect to; empty: none.
     pub egress: Vec<EgressHost>,
+    pub tools: ToolFolders,
+}
+
+/// Folders of this host that a sandbox sees read-only, each with its programs in `bin`.
+#[derive(Debug, Clone, Default)]
+pub struct ToolFolders {
+    /// At `/opt/node`; `None`: what the installer laid out for `node_major`.
+    pub node: Option<std::path::PathBuf>,
+    /// At `/opt/manager`, before Node in the search path.
+    pub manager: Option<std::path::PathBuf>,
 }
 
 pub struct ExecOrder {

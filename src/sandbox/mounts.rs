@@ -31,6 +31,7 @@ pub(super) fn gather(bound: &Bound) -> Result<Bound, String> {
     let home = open(&bound.home)?;
     let shim = open(&bound.shim)?;
     let node = bound.node.as_deref().map(open).transpose()?;
+    let manager = bound.manager.as_deref().map(open).transpose()?;
     let sockets = bound.sockets.as_deref().map(open).transpose()?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("libra"), PLACE, Some("tmpfs"), flags, Some("size=64k,mode=0755"))
@@ -40,6 +41,7 @@ pub(super) fn gather(bound: &Bound) -> Result<Bound, String> {
         home: bind(&home, "home")?,
         shim: bind_file(&shim, "shim")?,
         node: node.map(|node| bind(&node, "node")).transpose()?,
+        manager: manager.map(|manager| bind(&manager, "manager")).transpose()?,
         sockets: sockets.map(|sockets| bind(&sockets, "sockets")).transpose()?,
     })
 }

@@ -77,6 +77,7 @@ impl Folder {
             .env("LIBRA__TOOLS_DIR", tools)
             // Packages that an earlier run fetched need no network.
             .env("LIBRA__MIRROR_DIR", root.join(".libra/mirror"))
+            .env("LIBRA__TOOLCHAIN__FOLDER", root.join(".libra/toolchain"))
             .env("LIBRA__HTTP__LISTEN", "127.0.0.1:0")
             .env("LIBRA__HTTP__OPERATOR_LISTEN", "127.0.0.1:0")
             .env("LIBRA__TESTING__FAULT_INJECTION", "true")

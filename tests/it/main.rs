@@ -15,6 +15,7 @@ mod browser;
 mod build_env;
 mod builds;
 mod doctor;
+mod managers;
 
 mod failing;
 

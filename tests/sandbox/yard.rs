@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use libra::sandbox::{
     ExecEnd, ExecOrder, ExecOutcome, Limits, Provider, Sandbox, SandboxError, SandboxOrder, SandboxPaths,
-    Settings, provider,
+    Settings, ToolFolders, provider,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -89,7 +89,13 @@ impl Yard {
     }
 
     pub fn order(&self, id: &str) -> SandboxOrder {
-        SandboxOrder { id: id.into(), limits: self.settings.limits(), node_major: 24, egress: Vec::new() }
+        SandboxOrder {
+            id: id.into(),
+            limits: self.settings.limits(),
+            node_major: 24,
+            egress: Vec::new(),
+            tools: ToolFolders::default(),
+        }
     }
 
     pub async fn sandbox(&self, id: &str) -> Box<dyn Sandbox> {

@@ -55,8 +55,10 @@ pub struct BuildPlan {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Install {
-    /// The project has no dependencies, or says that nothing is to be installed.
+    /// The project has no dependencies.
     Nothing,
+    /// The project says that nothing is to be installed.
+    Skipped,
     /// As the package manager and the lockfile demand.
     Detected,
     /// The user's line.
@@ -241,7 +243,7 @@ impl<'a> Project<'a> {
         let root = self.install_root();
         let nothing = self.manifest.as_ref().is_none_or(Manifest::installs_nothing) && root == self.directory;
         let install = match self.wishes.install_command.as_deref().map(str::trim) {
-            Some("") => Install::Nothing,
+            Some("") => Install::Skipped,
             Some(line) => Install::Command(line.to_owned()),
             None if nothing => Install::Nothing,
             None => Install::Detected,

@@ -60,7 +60,7 @@ pub enum MirrorError {
     Task(#[source] tokio::task::JoinError),
 }
 
-pub(super) struct Mirror {
+pub struct Mirror {
     settings: MirrorSettings,
     tools: std::path::PathBuf,
     store: Store,
@@ -78,11 +78,11 @@ pub(super) struct Mirror {
 const FLIGHTS_REMEMBERED: usize = 1024;
 
 impl Mirror {
-    pub(super) fn open(
-        settings: &MirrorSettings,
-        folder: &Path,
-        tools: &Path,
-    ) -> Result<Arc<Self>, MirrorError> {
+    /// Must be called within a tokio runtime. Servers, and rooms of one server, may share the folder.
+    ///
+    /// # Errors
+    /// If the folder can't be made.
+    pub fn open(settings: &MirrorSettings, folder: &Path, tools: &Path) -> Result<Arc<Self>, MirrorError> {
         Ok(Arc::new(Self {
             store: Store::open(folder, settings.total_bytes)?,
             tools: tools.to_owned(),
@@ -112,6 +112,35 @@ impl Mirror {
             mirror.fetch_once(&asset).await
         };
         self.runtime.spawn(fetch).await.map_err(MirrorError::Task)?
+    }
+
+    /// The tarball of a package's exact version, for the server itself: what the registry's own document
+    /// vouches for, or nothing.
+    ///
+    /// # Errors
+    /// `NotFound` if the registry has no such version; what keeps it from being fetched.
+    pub async fn package(self: &Arc<Self>, name: &str, version: &str) -> Result<std::fs::File, MirrorError> {
+        let path = format!("/{name}/-/{}-{version}.tgz", name.rsplit('/').next().unwrap_or(name));
+        let Some(asset @ Asset::Tarball { .. }) = Asset::parse(&path, "") else {
+            return Err(MirrorError::NotFound);
+        };
+        if let Some(kept) = self.store.find(&asset, None).await? {
+            return Ok(kept.file.into_std().await);
+        }
+        let mirror = Arc::clone(self);
+        let fetch = async move { mirror.fetch_vouched(&asset).await };
+        let kept = self.runtime.spawn(fetch).await.map_err(MirrorError::Task)??;
+        Ok(kept.file.into_std().await)
+    }
+
+    async fn fetch_vouched(&self, asset: &Asset) -> Result<Kept, MirrorError> {
+        let Asset::Tarball { name, file } = asset else { return Err(MirrorError::NotFound) };
+        self.fetch_once(&Asset::Document { name: name.clone(), form: Form::Abbreviated }).await?;
+        let origin = self.store.origin(name, file).await.ok_or(MirrorError::NotFound)?;
+        if origin.integrity.is_none() && origin.shasum.is_none() {
+            return Err(MirrorError::Integrity);
+        }
+        self.fetch_once(asset).await
     }
 
     fn fresh(&self) -> Duration {
