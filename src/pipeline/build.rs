@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::dependencies::{self, Tools};
 use super::detect::{BuildPlan, Install};
 use super::log::BuildLog;
 use super::mask::Masker;
-use super::sandbox::{Held, Work};
+use super::sandbox::{Held, NODE_MAJOR, Work};
 use super::step::{Done, StepError};
 use super::sync::Source;
 use super::{Walk, output};
@@ -56,7 +57,8 @@ pub async fn run(
             let Some(sandbox) = held.0.as_mut() else {
                 return Err(StepError::platform(STEP, "The sandbox is gone.", "no sandbox is held"));
             };
-            let mut bench = Bench { walk, sandbox, log: &mut log, env: env.into_iter().collect() };
+            let env = env.into_iter().collect();
+            let mut bench = Bench { walk, source, sandbox, log: &mut log, env };
             let collected = bench.build(&plan).await?;
             (output::pack_folder(walk, collected.folder, collected.files).await?, "Build finished")
         }
@@ -74,32 +76,41 @@ struct Collected {
 }
 
 /// One build: the sandbox, its log, and the variables it gets.
-struct Bench<'a, 'w, 's> {
-    walk: &'a Walk<'w>,
-    sandbox: &'a mut Box<dyn Sandbox>,
+pub(super) struct Bench<'a, 'w, 's> {
+    pub(super) walk: &'a Walk<'w>,
+    source: &'a Source,
+    pub(super) sandbox: &'a mut Box<dyn Sandbox>,
     log: &'a mut BuildLog<'s>,
-    env: Vec<(String, String)>,
+    pub(super) env: Vec<(String, String)>,
 }
 
 impl Bench<'_, '_, '_> {
     async fn build(&mut self, plan: &BuildPlan) -> Result<Collected, StepError> {
         self.say(&format!("libra: {}", plan.sign)).await?;
         self.install(plan).await?;
+        self.take_framework_caches(plan).await?;
         let code = self.command(plan, &plan.build).await?;
         if code != 0 {
             let summary = format!("The build command failed with exit code {code}.");
             return Err(self.failed(summary, "Read the build log; run the same command on your machine."));
         }
-        self.collect(plan).await
+        let collected = self.collect(plan).await?;
+        self.keep_framework_caches(plan).await?;
+        Ok(collected)
     }
 
     async fn install(&mut self, plan: &BuildPlan) -> Result<(), StepError> {
         let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let tools = Tools { manager: "npm", node: &NODE_MAJOR.to_string() };
+        let locked = words(&["npm", "ci"]);
+        let installation =
+            dependencies::installation(self.walk, self.source, plan, tools, locked, &self.env).await?;
         let code = match &plan.install {
             Install::Nothing => {
                 self.say("libra: no dependencies to install").await?;
                 return Ok(());
             }
+            _ if let Some(code) = self.restore(plan, &installation).await? => code,
             Install::Command(argv) => self.command(plan, argv).await?,
             Install::Unlocked => {
                 self.say("libra: no lockfile: versions are chosen anew by npm install").await?;
@@ -107,7 +118,7 @@ impl Bench<'_, '_, '_> {
             }
             Install::Locked => {
                 self.log.watch_for(NPM_LOCK_MISFIT);
-                let code = self.command(plan, &words(&["npm", "ci"])).await?;
+                let code = self.install_locked(plan, &installation).await?;
                 // Which way to install is npm's to say by its code; whether it worked is the exit code's.
                 if code != 0 && self.log.saw() {
                     self.say("libra: the lockfile does not fit package.json; falling back to npm install")
@@ -126,7 +137,7 @@ impl Bench<'_, '_, '_> {
     }
 
     /// Runs one command to its end and answers its exit code.
-    async fn command(&mut self, plan: &BuildPlan, argv: &[String]) -> Result<i32, StepError> {
+    pub(super) async fn command(&mut self, plan: &BuildPlan, argv: &[String]) -> Result<i32, StepError> {
         self.say(&format!("$ {}", argv.join(" "))).await?;
         let (sender, receiver) = mpsc::channel(OUTPUT_CHUNKS);
         let order = ExecOrder {
@@ -226,7 +237,7 @@ impl Bench<'_, '_, '_> {
     }
 
     /// What the sandbox would not do: the project's fault, or the platform's.
-    fn refused(&self, error: SandboxError) -> StepError {
+    pub(super) fn refused(&self, error: SandboxError) -> StepError {
         if !error.is_user_fault() {
             return StepError::platform(STEP, "The sandbox failed.", error);
         }
@@ -248,7 +259,7 @@ impl Bench<'_, '_, '_> {
         StepError::user(STEP, summary, hint).with_evidence(self.log.evidence())
     }
 
-    async fn say(&mut self, line: &str) -> Result<(), StepError> {
+    pub(super) async fn say(&mut self, line: &str) -> Result<(), StepError> {
         self.log.say(line).await.map_err(store)
     }
 }

@@ -10,6 +10,7 @@ mod verdict;
 
 mod build;
 mod cleanup;
+mod dependencies;
 mod deploy;
 mod detect;
 mod log;

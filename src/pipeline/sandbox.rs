@@ -18,7 +18,7 @@ const BATCH_FILES: usize = 64;
 /// Blobs read at once.
 const PARALLEL: usize = 8;
 /// The Node that builds run on.
-const NODE_MAJOR: u32 = 24;
+pub(super) const NODE_MAJOR: u32 = 24;
 
 /// The sandbox of an attempt, if it has one.
 #[derive(Default)]

@@ -27,6 +27,8 @@ mod slot;
 mod tree;
 mod workspace;
 
+mod cache;
+
 mod bwrap;
 mod launch;
 mod mounts;
@@ -44,6 +46,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use cache::{
+    BuildCache, CacheScope, CacheSettings, DependencyOrder, Found, FrameworkCaches, FrameworkOrder, Kept, Method,
+    Restored, Share, overlay_trial_main,
+};
 pub use collect::{CollectLimits, CollectedFile, SkippedEntry};
 pub use error::SandboxError;
 pub use launch::launch_main;
@@ -103,6 +109,11 @@ pub trait Sandbox: Send {
 
     /// Whether a file or folder is there; a link is not.
     async fn exists(&mut self, path: &str) -> Result<bool, SandboxError>;
+
+    /// What can be kept for the next build, where this sandbox keeps anything.
+    fn cache(&mut self) -> Option<&mut dyn BuildCache> {
+        None
+    }
 
     /// Kills all, removes folder, cgroup and socket, frees the slot.
     async fn destroy(self: Box<Self>) -> Result<(), SandboxError>;
