@@ -9,6 +9,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let command = arguments.next().unwrap_or_default();
     match command.to_str() {
         Some("sandbox-launch") => crate::sandbox::launch_main(),
+        Some("overlay-trial") => crate::sandbox::overlay_trial_main(),
         Some("sandbox-shim") => crate::sandbox::shim_main(),
         Some("child-launch") => ExitCode::from(crate::queue::child_launch_main(arguments)),
         Some("bench-fill") => super::bench_fill::main(arguments.collect()),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::collect::Collected;
+use super::dependencies;
 use super::detect::{BuildPlan, Install};
 use super::diagnose::{self, Failure, Phase};
 use super::log::BuildLog;
@@ -17,7 +18,6 @@ use super::sync::Source;
 use super::tools::Job;
 use super::{Walk, output};
 use crate::control::ControlError;
-use crate::domain::source::SourceTree;
 use crate::domain::{Digest, Step};
 use crate::sandbox::{ExecEnd, ExecOrder, Sandbox, SandboxError};
 use crate::toolchain::Manager;
@@ -61,7 +61,7 @@ pub async fn run(
             // A tenant's variable of the same name comes later and wins.
             let mut all = Commands { choice: &job.choice }.environment();
             all.extend(env);
-            let mut bench = Bench { walk, tree: &source.tree, sandbox, log: &mut log, env: all };
+            let mut bench = Bench { walk, source, sandbox, log: &mut log, env: all };
             let collected = bench.build(&job).await?;
             (output::pack_folder(walk, collected.folder, collected.files).await?, "Build finished")
         }
@@ -74,11 +74,11 @@ pub async fn run(
 
 /// One build: the sandbox, its log, and the variables it gets.
 pub(super) struct Bench<'a, 'w, 's> {
-    pub walk: &'a Walk<'w>,
-    pub tree: &'a SourceTree,
-    pub sandbox: &'a mut Box<dyn Sandbox>,
-    pub log: &'a mut BuildLog<'s>,
-    env: Vec<(String, String)>,
+    pub(super) walk: &'a Walk<'w>,
+    pub(super) source: &'a Source,
+    pub(super) sandbox: &'a mut Box<dyn Sandbox>,
+    pub(super) log: &'a mut BuildLog<'s>,
+    pub(super) env: Vec<(String, String)>,
 }
 
 impl Bench<'_, '_, '_> {
@@ -89,6 +89,7 @@ impl Bench<'_, '_, '_> {
             self.say(&format!("libra: {note}")).await?;
         }
         self.install(job).await?;
+        self.take_framework_caches(plan).await?;
         let build = Commands { choice: &job.choice }.build(&plan.build);
         let code = self.command(&plan.directory, &build).await?;
         if code != 0 {
@@ -96,12 +97,16 @@ impl Bench<'_, '_, '_> {
             let hint = "Read the build log; run the same command on your machine.";
             return Err(self.diagnosed(Phase::Build, plan, summary, hint));
         }
-        self.collect(plan).await
+        let collected = self.collect(plan).await?;
+        self.keep_framework_caches(plan).await?;
+        Ok(collected)
     }
 
     async fn install(&mut self, job: &Job) -> Result<(), StepError> {
         let choice = &job.choice;
         let (commands, folder, manager) = (Commands { choice }, &choice.workspace, choice.manager);
+        let locked = commands.install_locked();
+        let installation = dependencies::installation(self.walk, self.source, job, locked, &self.env).await?;
         let code = match &job.plan.install {
             Install::Skipped => {
                 self.say("libra: nothing is installed, as the project says").await?;
@@ -112,6 +117,7 @@ impl Bench<'_, '_, '_> {
                 self.say("libra: no dependencies to install").await?;
                 return Ok(());
             }
+            _ if let Some(code) = self.restore(folder, &installation).await? => code,
             Install::Command(line) => self.command(&job.plan.directory, &user_line(line)).await?,
             Install::Nothing | Install::Detected if choice.lockfile.is_none() => {
                 self.say(&format!("libra: no lockfile: versions are chosen anew by {manager} install"))
@@ -120,7 +126,7 @@ impl Bench<'_, '_, '_> {
             }
             Install::Nothing | Install::Detected => {
                 self.log.watch_for(commands.misfit());
-                let code = self.command(folder, &commands.install_locked()).await?;
+                let code = self.install_locked(folder, &installation).await?;
                 // Which way to install is the manager's to say by its own word; whether it worked is the
                 // exit code's.
                 if code != 0 && self.log.saw() {
@@ -143,7 +149,7 @@ impl Bench<'_, '_, '_> {
     }
 
     /// Runs one command to its end and answers its exit code.
-    async fn command(&mut self, directory: &str, argv: &[String]) -> Result<i32, StepError> {
+    pub(super) async fn command(&mut self, directory: &str, argv: &[String]) -> Result<i32, StepError> {
         self.log.begin_command();
         self.say(&format!("$ {}", argv.join(" "))).await?;
         let (sender, receiver) = mpsc::channel(OUTPUT_CHUNKS);
@@ -207,7 +213,7 @@ impl Bench<'_, '_, '_> {
     /// Why a command failed, as far as its output proves it; else `summary` and the end of the log.
     fn diagnosed(&self, phase: Phase, plan: &BuildPlan, summary: String, hint: &str) -> StepError {
         let detected_install = plan.install == Install::Detected;
-        let files = self.tree.files.keys().map(String::as_str);
+        let files = self.source.tree.files.keys().map(String::as_str);
         let failure = Failure { phase, detected_install, log: self.log.tail(), files };
         match diagnose::diagnose(&failure) {
             Some(cause) => StepError::Failed { cause, source: None },

@@ -11,6 +11,7 @@ mod verdict;
 mod build;
 mod cleanup;
 mod collect;
+mod dependencies;
 mod deploy;
 mod detect;
 mod diagnose;

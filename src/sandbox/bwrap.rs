@@ -4,11 +4,15 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::cache::LayerOrder;
+
 /// Host folders and files that a sandbox sees.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct Bound {
     /// Read-write, at `/work`.
     pub tree: PathBuf,
+    /// What is laid under it.
+    pub layer: Option<LayerOrder>,
     /// Read-write, at `/home/build`; on disk, because npm's cache in memory would count as memory.
     pub home: PathBuf,
     /// Our own program, at `/run/libra/shim`.

@@ -1,9 +1,11 @@
 //! One sandbox: a slot, a work folder, a cgroup and a registry socket, and the commands run in it.
 //! Whatever happens to it, its processes end and its slot is freed.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
@@ -12,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::bwrap::Bound;
+use super::cache::{self, BuildCache, Shelf, Snapshot};
 use super::collect::{self, CollectLimits, CollectedFile, SkippedEntry};
 use super::egress::{Egress, EgressSocket};
 use super::environment;
@@ -52,7 +55,8 @@ pub(super) struct Cage {
     tools: ToolFolders,
     meter: Meter,
     workspace: Arc<Workspace>,
-    sealed: bool,
+    /// When the first command began; from then on the platform writes no source files any more.
+    sealed: Option<SystemTime>,
     skipped: Vec<SkippedEntry>,
     remains: Option<Remains>,
 }
@@ -63,6 +67,10 @@ struct Remains {
     meter: Meter,
     workspace: Arc<Workspace>,
     slot: Slot,
+    /// Kept dependencies in use; held until nothing runs above them any more.
+    snapshot: Option<Snapshot>,
+    /// Whether they lie under the work folder, and not in it.
+    layered: bool,
 }
 
 impl Cage {
@@ -92,7 +100,7 @@ impl Cage {
         meter.cgroup = group
             .transpose()
             .map_err(|source| SandboxError::Process { action: "make the cgroup of the build", source })?;
-        let remains = Remains { host, meter: meter.clone(), workspace: Arc::clone(&workspace), slot };
+        let remains = Remains { host, meter: meter.clone(), workspace: Arc::clone(&workspace), slot, snapshot: None, layered: false };
         Ok(Self {
             id: order.id,
             limits: order.limits,
@@ -100,7 +108,7 @@ impl Cage {
             tools: order.tools,
             meter,
             workspace,
-            sealed: false,
+            sealed: None,
             skipped: Vec::new(),
             remains: Some(remains),
         })
@@ -118,7 +126,7 @@ impl Cage {
 
     async fn on_tree<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&std::os::fd::OwnedFd, Option<u32>) -> Result<T, SandboxError> + Send + 'static,
+        work: impl FnOnce(&OwnedFd, Option<u32>) -> Result<T, SandboxError> + Send + 'static,
     ) -> Result<T, SandboxError> {
         let (tree, owner) = (self.workspace.tree()?, self.workspace.owner());
         tokio::task::spawn_blocking(move || work(&tree, owner)).await.map_err(SandboxError::Task)?
@@ -200,6 +208,7 @@ impl Cage {
             bwrap: bwrap.to_owned(),
             bound: Bound {
                 tree: self.workspace.tree_path(),
+                layer: self.layer(),
                 home: self.workspace.home_path(),
                 shim: host.paths.exe.clone(),
                 node: node.map(Path::to_owned),
@@ -222,7 +231,7 @@ impl Sandbox for Cage {
     }
 
     async fn write_files(&mut self, files: Vec<(String, Bytes)>) -> Result<(), SandboxError> {
-        if self.sealed {
+        if self.sealed.is_some() {
             return Err(SandboxError::Sealed);
         }
         self.on_tree(move |tree, owner| workspace::write_files(tree, owner, &files)).await
@@ -234,7 +243,7 @@ impl Sandbox for Cage {
         output: mpsc::Sender<Bytes>,
         cancel: CancellationToken,
     ) -> Result<ExecOutcome, SandboxError> {
-        self.sealed = true;
+        self.sealed.get_or_insert_with(SystemTime::now);
         path::check_directory(&command.directory)?;
         let directory = command.directory.clone();
         self.on_tree(move |top, _| {
@@ -283,12 +292,64 @@ impl Sandbox for Cage {
         }
     }
 
+    fn cache(&mut self) -> Option<&mut dyn BuildCache> {
+        self.shelf().is_ok().then_some(self as &mut dyn BuildCache)
+    }
+
     async fn destroy(mut self: Box<Self>) -> Result<(), SandboxError> {
         self.close_socket();
         match self.remains.take() {
             Some(remains) => remains.clear().await,
             None => Ok(()),
         }
+    }
+}
+
+/// What keeping dependencies needs to know of a sandbox.
+impl Cage {
+    pub(super) fn shelf(&self) -> Result<Arc<Shelf>, SandboxError> {
+        let isolated = matches!(self.isolation, Isolation::Bubblewrap { .. });
+        let shelf = self.host()?.cache.clone().filter(|_| isolated);
+        shelf.ok_or_else(|| SandboxError::Setup { message: "nothing is kept here".into() })
+    }
+
+    pub(super) fn work_tree(&self) -> Result<OwnedFd, SandboxError> {
+        self.workspace.tree()
+    }
+
+    pub(super) fn owner(&self) -> Option<u32> {
+        self.workspace.owner()
+    }
+
+    pub(super) fn folder(&self) -> PathBuf {
+        self.workspace.folder.clone()
+    }
+
+    pub(super) fn begun(&self) -> Option<SystemTime> {
+        self.sealed
+    }
+
+    pub(super) fn node(&self) -> Option<&Path> {
+        match &self.isolation {
+            Isolation::Bubblewrap { node, .. } => node.as_deref(),
+            Isolation::None => None,
+        }
+    }
+
+    pub(super) fn exe(&self) -> Result<PathBuf, SandboxError> {
+        Ok(self.host()?.paths.exe.clone())
+    }
+
+    pub(super) fn hold(&mut self, snapshot: Snapshot, layered: bool) {
+        if let Some(remains) = &mut self.remains {
+            remains.snapshot = Some(snapshot);
+            remains.layered = layered;
+        }
+    }
+
+    fn layer(&self) -> Option<cache::LayerOrder> {
+        let remains = self.remains.as_ref().filter(|remains| remains.layered)?;
+        remains.snapshot.as_ref().map(|snapshot| cache::layer(snapshot, &self.workspace.folder))
     }
 }
 
@@ -319,8 +380,11 @@ impl Drop for Cage {
 
 impl Remains {
     async fn clear(self) -> Result<(), SandboxError> {
-        let Self { host, meter, workspace, slot } = self;
+        let Self { host, meter, workspace, slot, snapshot, layered: _ } = self;
         let cleared = clear(&meter, workspace).await;
+        if let (Some(snapshot), Some(cache)) = (snapshot, host.cache.clone()) {
+            drop(tokio::task::spawn_blocking(move || cache.let_go(snapshot)).await);
+        }
         drop(slot);
         host.slot_freed();
         cleared

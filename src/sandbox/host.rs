@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::cache::Shelf;
 use super::cgroup::{self, Hierarchy};
 use super::error::SandboxError;
 use super::processes;
@@ -23,6 +24,8 @@ pub(super) struct Host {
     pub paths: SandboxPaths,
     pub hierarchy: Option<Hierarchy>,
     pub disk_shares: Arc<DiskShares>,
+    /// What builds leave for the next, where anything is kept.
+    pub cache: Option<Arc<Shelf>>,
     locks: SlotLocks,
     slot_freed: Notify,
 }
@@ -35,11 +38,16 @@ impl Host {
         workspace::work_root(&paths.root)?;
         let locks = SlotLocks::open(&settings.lock_directory, settings.slots, settings.slot_uid_base)?;
         let hierarchy = cgroup::find(&settings.cgroup_parent);
+        // Builds that are not isolated could write into what is kept, of whatever organization.
+        let keeps = settings.cache.enabled && settings.provider == "local";
+        let open = || Shelf::open(&paths.root, &settings.cache, settings.disk_reserve_bytes);
+        let cache = keeps.then(open).transpose()?.map(Arc::new);
         Ok(Self {
             settings: settings.clone(),
             paths,
             hierarchy,
             disk_shares: Arc::default(),
+            cache,
             locks,
             slot_freed: Notify::new(),
         })
@@ -176,6 +184,10 @@ impl Host {
                     tracing::error!(sandbox.id = %name, error = %error, "the sweep left a work folder where it is");
                 }
             }
+        }
+        if let Some(cache) = self.cache.clone() {
+            let sweep = move || cache.sweep();
+            report.folders += tokio::task::spawn_blocking(sweep).await.map_err(SandboxError::Task)??;
         }
         Ok(report)
     }

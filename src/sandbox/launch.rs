@@ -17,6 +17,7 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Resource, Rlimit};
 
 use super::bwrap::{self, Bound};
+use super::cache::lay_as_ordinary_user;
 use super::mounts;
 use super::shim::ShimOrder;
 
@@ -64,7 +65,12 @@ fn launch() -> Result<std::convert::Infallible, String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let bound = match order.slot_uid {
         Some(_) => mounts::gather(&order.bound)?,
-        None => order.bound.clone(),
+        None => match &order.bound.layer {
+            Some(layer) => {
+                Bound { tree: lay_as_ordinary_user(layer, &order.bound.tree)?, ..order.bound.clone() }
+            }
+            None => order.bound.clone(),
+        },
     };
     give_up_root(order.slot_uid)?;
     die_with(order.parent)?;

@@ -29,6 +29,8 @@ mod sockets;
 mod tree;
 mod workspace;
 
+mod cache;
+
 mod bwrap;
 mod launch;
 mod mounts;
@@ -49,6 +51,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::egress::EgressHost;
 
+pub use cache::{
+    BuildCache, CacheScope, CacheSettings, DependencyOrder, Found, FrameworkCaches, FrameworkOrder, Kept, Method,
+    Restored, Share, overlay_trial_main,
+};
 pub use collect::{CollectLimits, CollectedFile, SkippedEntry};
 pub use error::SandboxError;
 pub use launch::launch_main;
@@ -116,6 +122,11 @@ pub trait Sandbox: Send {
 
     /// What happened since the last call and no command said, a line each: connections made and refused.
     fn take_notes(&mut self) -> Vec<String>;
+
+    /// What can be kept for the next build, where this sandbox keeps anything.
+    fn cache(&mut self) -> Option<&mut dyn BuildCache> {
+        None
+    }
 
     /// Kills all, removes folder, cgroup and socket, frees the slot.
     async fn destroy(self: Box<Self>) -> Result<(), SandboxError>;

@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags};
 
 use super::bwrap::Bound;
+use super::cache::{LayerOrder, lay_as_root};
 use super::launch::failed;
 
 /// Exists on every Linux by the file hierarchy standard, and nothing of a build lies there.
@@ -37,13 +38,24 @@ pub(super) fn gather(bound: &Bound) -> Result<Bound, String> {
     mount(Some("libra"), PLACE, Some("tmpfs"), flags, Some("size=64k,mode=0755"))
         .map_err(failed("mount the meeting place"))?;
     Ok(Bound {
-        tree: bind(&tree, "tree")?,
+        tree: match &bound.layer {
+            Some(layer) => lay(layer, &bound.tree)?,
+            None => bind(&tree, "tree")?,
+        },
+        layer: None,
         home: bind(&home, "home")?,
         shim: bind_file(&shim, "shim")?,
         node: node.map(|node| bind(&node, "node")).transpose()?,
         manager: manager.map(|manager| bind(&manager, "manager")).transpose()?,
         sockets: sockets.map(|sockets| bind(&sockets, "sockets")).transpose()?,
     })
+}
+
+fn lay(layer: &LayerOrder, upper: &Path) -> Result<PathBuf, String> {
+    let target = Path::new(PLACE).join("tree");
+    fs::create_dir(&target).map_err(failed("make a mount point"))?;
+    lay_as_root(layer, upper, &target)?;
+    Ok(target)
 }
 
 fn bind(source: &OwnedFd, name: &str) -> Result<PathBuf, String> {

@@ -23,8 +23,10 @@ pub(super) struct Deleted {
 
 /// Adds up the deleted files that these processes hold, each file once.
 pub(super) fn deleted(processes: &[i32], wanted: Wanted) -> Deleted {
-    let mut look = Look { wanted, left: wanted.most, counted: HashSet::new(), found: Deleted::default() };
+    let mut look = Look { wanted, left: wanted.most, counted: HashSet::new(), found: Deleted::default(), layered: None };
     for pid in processes {
+        // Over kept dependencies the work folder has a device number of its own, known within only.
+        look.layered = fs::metadata(format!("/proc/{pid}/root/work")).ok().map(|about| about.dev());
         // Threads may have descriptors of their own.
         for thread in names(&format!("/proc/{pid}/task")).into_iter().flatten() {
             look.descriptors(*pid, &thread);
@@ -42,6 +44,7 @@ struct Look {
     left: u64,
     counted: HashSet<u64>,
     found: Deleted,
+    layered: Option<u64>,
 }
 
 impl Look {
@@ -84,7 +87,8 @@ impl Look {
     fn count(&mut self, link: &str) {
         // Follows the kernel's link to the file itself, which no name leads to.
         let Ok(about) = fs::metadata(link) else { return };
-        let deleted = about.is_file() && about.nlink() == 0 && about.dev() == self.wanted.device;
+        let on_disk = about.dev() == self.wanted.device || Some(about.dev()) == self.layered;
+        let deleted = about.is_file() && about.nlink() == 0 && on_disk;
         // Root's deleted files are this program's own, after an upgrade.
         if deleted && !is_foreign(&about) && self.counted.insert(about.ino()) {
             self.found.bytes += about.blocks() * 512;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cache::CacheSettings;
 use super::limits::Limits;
 use super::report::Limiter;
 
@@ -48,6 +49,7 @@ pub struct Settings {
     pub disk_poll_ms: u64,
 
     pub mirror: MirrorSettings,
+    pub cache: CacheSettings,
     pub egress: EgressSettings,
 }
 
@@ -143,6 +145,7 @@ impl Settings {
             "sandbox.mirror.registry_url: without user and password; every tenant's build could read \
              that registry through the mirror",
         );
+        found.extend(self.cache.mistakes());
         found
     }
 }

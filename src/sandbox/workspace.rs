@@ -159,7 +159,12 @@ fn write_file(tree: &OwnedFd, owner: Option<u32>, name: &str, content: &[u8]) ->
     std::fs::File::from(opened).write_all(content)
 }
 
-fn make_folders(tree: &OwnedFd, owner: Option<u32>, folders: &str) -> std::io::Result<OwnedFd> {
+/// Opens `folders` beneath the tree, making for `owner` what is missing.
+pub(super) fn make_folders(
+    tree: &OwnedFd,
+    owner: Option<u32>,
+    folders: &str,
+) -> std::io::Result<OwnedFd> {
     match tree::open_folder_beneath(tree, folders) {
         Ok(folder) => return Ok(folder),
         Err(Errno::NOENT) => {}

@@ -2,6 +2,12 @@
 //! ordinary user, asserts what holds for each, and never skips.
 
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
+mod cache_attacked;
+#[cfg(test)]
+mod cache_frameworks;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod leftovers;

@@ -151,6 +151,16 @@ pub fn settings() -> Settings {
         connect_seconds = 5
         total_bytes = 1073741824
         allow_networks = []
+        [cache]
+        enabled = true
+        overlay = true
+        total_bytes = 1073741824
+        organization_bytes = 536870912
+        entries = 100
+        snapshot_bytes = 268435456
+        snapshot_files = 50000
+        framework_bytes = 67108864
+        framework_files = 1000
         "#,
     )
     .unwrap()

@@ -284,7 +284,7 @@ fn overrides_win_and_can_not_leave_the_project() {
     let plan = built(plan_of(&[], &[("apps/web/package.json", "{}")], &wishes));
     assert_eq!(plan.directory, "apps/web");
     assert_eq!(plan.build, BuildCommand::Line("make site".into()));
-    assert_eq!((plan.outputs, plan.install), (Outputs::Named("public".into()), Install::Nothing));
+    assert_eq!((plan.outputs, plan.install), (Outputs::Named("public".into()), Install::Skipped));
     let out = BuildOverrides { output_directory: Some("../x".into()), ..none() };
     let refused = DetectError::BadPath { setting: "outputDirectory", path: "../x".into() };
     assert_eq!(plan_of(&[], &[("package.json", "{}")], &out), Err(refused));
