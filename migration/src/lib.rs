@@ -9,6 +9,7 @@ use sea_orm_migration::prelude::*;
 mod m0001_tenants;
 mod m0002_deployments;
 mod m0003_routes;
+mod m0005_org_sandbox;
 
 pub struct Migrator;
 
@@ -19,6 +20,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_tenants::Migration),
             Box::new(m0002_deployments::Migration),
             Box::new(m0003_routes::Migration),
+            Box::new(m0005_org_sandbox::Migration),
         ]
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use sha2::Digest;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -21,14 +22,14 @@ use crate::pipeline::Prober;
 use crate::queue::{Queue, QueuePaths};
 use crate::routing::probe::ProbeKey;
 use crate::runtime::VersionStore;
-use crate::sandbox::{self, SandboxPaths};
+use crate::sandbox::{Providers, SandboxPaths};
 use crate::store::Store;
 
 /// Everything that outlives a request or a deployment.
 pub struct Parts {
     pub control: Arc<Control>,
     pub queue: Queue,
-    pub sandboxes: Arc<dyn sandbox::Provider>,
+    pub sandboxes: Arc<Providers>,
     pub versions: Arc<VersionStore>,
     pub prober: Arc<Prober>,
     pub probe_key: ProbeKey,
@@ -78,7 +79,8 @@ impl Parts {
             exe: files.exe.clone(),
         };
         let queue = Queue::start(settings.nats.clone(), paths, stop)?;
-        let sandboxes = sandbox::provider(&settings.sandbox, sandbox_paths(files))?;
+        let installation = installation(&sealer);
+        let sandboxes = Arc::new(Providers::open(&settings.sandbox, sandbox_paths(files), &installation)?);
         let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
         let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);
         let prober = Prober::new(ProbeKey::new(probe_secret.expose_secret()), timeout)
@@ -102,6 +104,13 @@ impl Parts {
             node: crate::domain::id::random(),
         })
     }
+}
+
+/// Names this installation to others: every server with this secret, and nobody else, derives it.
+fn installation(sealer: &Sealer) -> String {
+    let derived = sealer.derive("installation");
+    let digest = sha2::Sha256::digest(derived.expose_secret());
+    hex::encode(&digest[..16])
 }
 
 pub fn sandbox_paths(files: &Files) -> SandboxPaths {

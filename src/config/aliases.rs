@@ -18,13 +18,13 @@ pub const ALIASES: &[(&str, &str, Convert)] = &[
     ("MAX_CONCURRENT_DEPLOYMENTS", "pipeline.concurrency", Convert::AsIs),
     ("MAX_DEPLOYMENT_TIMEOUT", "pipeline.total_timeout_seconds", Convert::MillisecondsToSeconds),
     ("SANDBOX_BUILDER_DEFAULT_PROVIDER", "sandbox.provider", Convert::LowerCase),
+    ("E2B_API_KEY", "sandbox.e2b.api_key", Convert::AsIs),
+    ("DAYTONA_API_KEY", "sandbox.daytona.api_key", Convert::AsIs),
 ];
 
 /// Variables of the guides that this release accepts and does not use; `config show` lists those set.
 pub const WITHOUT_EFFECT: &[&str] = &[
     "POSTGRES_URL",
-    "E2B_API_KEY",
-    "DAYTONA_API_KEY",
     "CLOUDFLARE_ACCOUNT_ID",
     "CLOUDFLARE_API_TOKEN",
     "CLOUDFLARE_ZONE_ID",

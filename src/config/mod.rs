@@ -175,7 +175,14 @@ pub struct Testing {
 }
 
 /// Keys whose values are never shown.
-const SECRET_KEYS: &[&str] = &["security.secret_key", "database.url", "nats.url", "blobs.url"];
+const SECRET_KEYS: &[&str] = &[
+    "security.secret_key",
+    "database.url",
+    "nats.url",
+    "blobs.url",
+    "sandbox.e2b.api_key",
+    "sandbox.daytona.api_key",
+];
 
 fn is_secret(key: &str) -> bool {
     SECRET_KEYS.contains(&key)

@@ -51,7 +51,10 @@ pub async fn run(walk: &Walk<'_>, source: &Source, held: &mut Held) -> Result<Do
                 limits: walk.control().settings.sandbox.limits(),
                 node_major: NODE_MAJOR,
             };
-            let sandbox = walk.pipeline.sandboxes.create(order).await.map_err(from_sandbox)?;
+            let chosen = walk.control().store.organization_sandbox_provider(&walk.org).await;
+            let chosen = chosen.map_err(|e| StepError::store(STEP, e))?;
+            let made = walk.pipeline.sandboxes.create(chosen.as_deref(), order).await;
+            let sandbox = made.map_err(from_sandbox)?;
             fill(walk, source, held.0.insert(sandbox)).await?;
             Ok(Done::completed(Work::Build(plan), "Sandbox ready"))
         }
@@ -90,12 +93,17 @@ async fn read(walk: &Walk<'_>, digest: &Digest) -> Result<Bytes, StepError> {
 }
 
 fn from_sandbox(error: SandboxError) -> StepError {
-    let summary = "A sandbox could not be made on this machine.";
+    let summary = match &error {
+        SandboxError::Remote(_) => "The sandbox provider could not give a sandbox.",
+        _ => "A sandbox could not be made on this machine.",
+    };
     // What the operator must mend is worth saying to members too; other errors may name paths.
     let evidence = match &error {
         SandboxError::IsolationMissing { .. }
         | SandboxError::ToolsMissing { .. }
         | SandboxError::SlotWait { .. }
+        | SandboxError::ProviderAbsent { .. }
+        | SandboxError::Remote(_)
         | SandboxError::HostDisk { .. } => error.to_string(),
         _ => return StepError::platform(STEP, summary, error),
     };
