@@ -9,6 +9,8 @@ pub struct Model {
     pub id: String,
     pub name: String,
     pub created_at: i64,
+    /// `local`, `daytona` or `e2b`; none: the one of the settings.
+    pub sandbox_provider: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

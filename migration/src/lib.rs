@@ -19,6 +19,7 @@ mod m0002_deployments;
 mod m0003_routes;
 mod m0004_retired_versions;
 mod m0005_egress;
+mod m0006_org_sandbox;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -46,7 +47,11 @@ const LATER_TABLE: &str = "schema_change";
 #[async_trait::async_trait]
 impl MigratorTrait for Later {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0004_retired_versions::Migration), Box::new(m0005_egress::Migration)]
+        vec![
+            Box::new(m0004_retired_versions::Migration),
+            Box::new(m0005_egress::Migration),
+            Box::new(m0006_org_sandbox::Migration),
+        ]
     }
 
     fn migration_table_name() -> DynIden {

@@ -1,6 +1,7 @@
 //! The sweep: takes no input, is idempotent, and runs by timer and by doorbell. It rings what is
 //! due, ends leases that ran out, and removes what nobody holds any more.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -9,10 +10,11 @@ use super::leases::end_leases;
 use super::letter::{invalid, job_of};
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::time::now_ms;
-use crate::pipeline::sweep_scratch;
+use crate::pipeline::{Pipeline, sweep_scratch};
 use crate::queue::{DeployJob, MAX_DELIVERIES, Ring, StoredMessage};
 use crate::store::StoreError;
 use crate::store::deployments::DeploymentRow;
+use crate::store::journal::Hold;
 
 /// Messages looked at for leftovers in one thorough sweep.
 const LEFTOVERS: u64 = 100;
@@ -201,12 +203,7 @@ async fn superfluous(parts: &ActorParts, message: &StoredMessage) -> Result<bool
 async fn leftovers(parts: &ActorParts) {
     let pipeline = &parts.pipeline;
     let store = &pipeline.control.store;
-    let running = pipeline.control.running.names();
-    let keep = move |id: &str| running.contains(id);
-    match pipeline.sandboxes.sweep(&keep).await {
-        Ok(report) => tracing::debug!(?report, "sandboxes swept"),
-        Err(e) => tracing::warn!(error = %e, "sandboxes could not be swept"),
-    }
+    sweep_sandboxes(pipeline).await;
     if let Err(e) = sweep_scratch(pipeline).await {
         tracing::warn!(error = %e, "scratch folders could not be swept");
     }
@@ -215,6 +212,26 @@ async fn leftovers(parts: &ActorParts) {
     }
     if let Err(e) = remove_retired(parts).await {
         tracing::warn!(error = %e, "retired versions could not be removed");
+    }
+}
+
+/// Here and at remote providers. Without the record nobody knows what other servers use there.
+async fn sweep_sandboxes(pipeline: &Pipeline) {
+    let running = pipeline.control.running.names();
+    let held = match pipeline.control.store.lease_holds().await {
+        Ok(held) => Some(held.iter().map(Hold::name).collect::<HashSet<_>>()),
+        Err(e) => {
+            tracing::warn!(error = %e, "leases could not be read; remote sandboxes are not swept");
+            None
+        }
+    };
+    let here = |id: &str| running.contains(id);
+    let anywhere = |id: &str| running.contains(id) || held.as_ref().is_none_or(|held| held.contains(id));
+    for (provider, swept) in pipeline.sandboxes.sweep(&here, &anywhere).await {
+        match swept {
+            Ok(report) => tracing::debug!(sandbox.provider = provider, ?report, "sandboxes swept"),
+            Err(e) => tracing::warn!(sandbox.provider = provider, error = %e, "sandboxes could not be swept"),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use sha2::Digest;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ use crate::queue::{Queue, QueuePaths};
 use crate::routing::probe::ProbeKey;
 use crate::runtime::VersionStore;
 use crate::sandbox::mirror::Mirror;
-use crate::sandbox::{self, SandboxPaths};
+use crate::sandbox::{self, Providers, SandboxPaths};
 use crate::store::Store;
 use crate::toolchain::{Toolchain, ToolchainPaths};
 
@@ -31,7 +32,7 @@ use crate::toolchain::{Toolchain, ToolchainPaths};
 pub struct Parts {
     pub control: Arc<Control>,
     pub queue: Queue,
-    pub sandboxes: Arc<dyn sandbox::Provider>,
+    pub sandboxes: Arc<Providers>,
     pub toolchain: Arc<Toolchain>,
     pub versions: Arc<VersionStore>,
     pub prober: Arc<Prober>,
@@ -84,7 +85,8 @@ impl Parts {
         };
         let queue = Queue::start(settings.nats.clone(), paths, stop)?;
         waiting::broker(&settings, &queue, &store).await?;
-        let sandboxes = sandbox::provider(&settings.sandbox, sandbox_paths(files))?;
+        let installation = installation(&sealer);
+        let sandboxes = Arc::new(Providers::open(&settings.sandbox, sandbox_paths(files), &installation)?);
         let toolchain = Arc::new(toolchain(&settings, files)?);
         let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
         let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);
@@ -118,6 +120,13 @@ fn toolchain(settings: &Settings, files: &Files) -> Result<Toolchain, AppError> 
         .map_err(sandbox::SandboxError::Mirror)?;
     let paths = ToolchainPaths { tools: files.tools_dir.clone(), folders: files.toolchain.clone() };
     Ok(Toolchain::open(&settings.toolchain, paths, mirror)?)
+}
+
+/// Names this installation to others: every server with this secret, and nobody else, derives it.
+fn installation(sealer: &Sealer) -> String {
+    let derived = sealer.derive("installation");
+    let digest = sha2::Sha256::digest(derived.expose_secret());
+    hex::encode(&digest[..16])
 }
 
 pub fn sandbox_paths(files: &Files) -> SandboxPaths {

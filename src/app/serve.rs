@@ -128,21 +128,27 @@ async fn watch(supervisor: &actix::Addr<Supervisor>, server_file: &ServerFile) {
 
 /// Says which isolation there is, loudly where there is none; production refuses what it must.
 async fn check_isolation(settings: &Settings, parts: &Parts) -> Result<(), AppError> {
-    let report = parts.sandboxes.report().await;
-    tracing::info!(
-        provider = report.provider,
-        ok = report.ok,
-        limiter = %report.limiter,
-        host_uid = report.host_uid,
-        slots = report.slots,
-        "sandbox"
-    );
-    for missing in &report.missing {
-        tracing::warn!(missing = %missing, "builds can't be isolated on this machine");
-    }
-    if settings.environment == Environment::Production {
-        crate::sandbox::check_limiter_for_production(&settings.sandbox, report.limiter)
-            .map_err(AppError::Settings)?;
+    for (index, report) in parts.sandboxes.report().await.into_iter().enumerate() {
+        let default = index == 0;
+        tracing::info!(
+            provider = report.provider,
+            default,
+            ok = report.ok,
+            limiter = %report.limiter,
+            host_uid = report.host_uid,
+            slots = report.slots,
+            "sandbox"
+        );
+        for missing in &report.missing {
+            tracing::warn!(provider = report.provider, missing = %missing, "this provider can't run builds");
+        }
+        for limit in &report.not_enforced {
+            tracing::warn!(provider = report.provider, limit = %limit, "a limit is not enforced as the settings say");
+        }
+        if default && settings.environment == Environment::Production {
+            crate::sandbox::check_limiter_for_production(&settings.sandbox, report.limiter)
+                .map_err(AppError::Settings)?;
+        }
     }
     Ok(())
 }

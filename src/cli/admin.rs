@@ -45,13 +45,13 @@ pub async fn open(settings: &Settings) -> Result<Store, AdminError> {
     Ok(crate::app::open_store_of(settings).await?)
 }
 
-/// The organization of `--of`, which must exist.
+/// The organization that an argument names, which must exist.
 pub async fn org_of(store: &Store, text: &str) -> Result<OrgId, AdminError> {
     let org = OrgId::parse(text)
-        .map_err(|e| AdminError::Usage(format!("--of: {e}; `libra orgs list` shows them")))?;
+        .map_err(|e| AdminError::Usage(format!("organization: {e}; `libra orgs list` shows them")))?;
     let known = store.organization_exists(&org).await.map_err(AdminError::Store)?;
     known.then_some(org).ok_or_else(|| {
-        AdminError::Usage("--of: there is no such organization; `libra orgs list` shows them".into())
+        AdminError::Usage("there is no such organization; `libra orgs list` shows them".into())
     })
 }
 

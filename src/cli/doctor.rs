@@ -243,8 +243,10 @@ async fn isolation(settings: &Settings) -> Finding {
 }
 
 fn limits(what: &'static str, settings: &Settings, report: &IsolationReport) -> Finding {
-    let said =
-        format!("{}, limits by {}, builds run as uid {}", report.provider, report.limiter, report.host_uid);
+    let said = match report.host_uid {
+        Some(uid) => format!("{}, limits by {}, builds run as uid {uid}", report.provider, report.limiter),
+        None => format!("{} answers; builds run there", report.provider),
+    };
     match sandbox::check_limiter_for_production(&settings.sandbox, report.limiter) {
         Ok(()) => Finding::ok(what, said),
         Err(refusal) if settings.environment == Environment::Production => Finding::broken(what, refusal),

@@ -25,12 +25,12 @@ pub const ALIASES: &[(&str, &str, Convert)] = &[
     ("AWS_SECRET_ACCESS_KEY", "blobs.secret_access_key", Convert::AsIs),
     ("AWS_SESSION_TOKEN", "blobs.session_token", Convert::AsIs),
     ("SANDBOX_BUILDER_DEFAULT_PROVIDER", "sandbox.provider", Convert::LowerCase),
+    ("E2B_API_KEY", "sandbox.e2b.api_key", Convert::AsIs),
+    ("DAYTONA_API_KEY", "sandbox.daytona.api_key", Convert::AsIs),
 ];
 
 /// Variables of the guides that this release accepts and does not use; `config show` lists those set.
 pub const WITHOUT_EFFECT: &[&str] = &[
-    "E2B_API_KEY",
-    "DAYTONA_API_KEY",
     "CLOUDFLARE_ACCOUNT_ID",
     "CLOUDFLARE_API_TOKEN",
     "CLOUDFLARE_ZONE_ID",

@@ -85,14 +85,14 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
         demand(ok, "http.trusted_proxies", "must be IP addresses or networks, such as 10.0.0.0/8");
     }
     match s.sandbox.provider.as_str() {
-        "local" | "none" => {}
-        "daytona" | "e2b" => demand(
-            false,
-            "sandbox.provider",
-            "Daytona and E2B are not in this release; use local (bubblewrap on this machine)",
-        ),
-        _ => demand(false, "sandbox.provider", "must be local, or none in development"),
+        "local" | "daytona" | "e2b" | "none" => {}
+        _ => demand(false, "sandbox.provider", "must be local, daytona or e2b, or none in development"),
     }
+    // A sandbox that ends before its deployment would look like a provider's failure.
+    let total = s.pipeline.total_timeout_seconds;
+    let longer = "must be longer than pipeline.total_timeout_seconds";
+    demand(s.sandbox.e2b.lifetime_seconds > total, "sandbox.e2b.lifetime_seconds", longer);
+    demand(s.sandbox.daytona.lifetime_minutes * 60 > total, "sandbox.daytona.lifetime_minutes", longer);
     if s.environment == Environment::Production {
         production(s, &mut demand);
     }

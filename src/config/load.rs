@@ -310,11 +310,13 @@ mod tests {
             ("LIBRA__PIPELINE__CONCURRENCY", "4"),
             ("LIBRA__HTTP__LISTEN", "127.0.0.1:1, 127.0.0.1:2"),
             ("E2B_API_KEY", "x"),
+            ("BETTER_AUTH_SECRET", "x"),
         ]);
         let loaded = load(folder.path(), None, &vars).unwrap();
         assert_eq!(loaded.settings.pipeline.concurrency, 4);
         assert_eq!(loaded.settings.http.listen, ["127.0.0.1:1", "127.0.0.1:2"]);
-        assert_eq!(loaded.without_effect, ["E2B_API_KEY"]);
+        assert_eq!(loaded.without_effect, ["BETTER_AUTH_SECRET"]);
+        assert_eq!(loaded.values["sandbox.e2b.api_key"], "***");
     }
 
     #[test]
@@ -327,6 +329,29 @@ mod tests {
         let vars = variables(&[("ENVIRONMENT", "production"), ("LIBRA__SANDBOX__PROVIDER", "none")]);
         let shown = load(folder.path(), None, &vars).unwrap_err().to_string();
         assert!(shown.contains("sandbox.provider"), "{shown}");
+    }
+
+    #[test]
+    fn a_remote_sandbox_provider_needs_its_key_and_a_safe_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |list: &[(&str, &str)]| match load(folder.path(), None, &variables(list)) {
+            Ok(_) => Vec::new(),
+            Err(Mistakes(found)) => found.into_iter().map(|m| m.key).collect(),
+        };
+        for name in ["e2b", "daytona"] {
+            let key = format!("{}_API_KEY", name.to_uppercase());
+            assert_eq!(
+                told(&[("SANDBOX_BUILDER_DEFAULT_PROVIDER", name)]),
+                [format!("sandbox.{name}.api_key")]
+            );
+            assert_eq!(
+                told(&[("SANDBOX_BUILDER_DEFAULT_PROVIDER", name), (&key, "k")]),
+                Vec::<String>::new()
+            );
+            let url = format!("LIBRA__SANDBOX__{}__API_URL", name.to_uppercase());
+            assert_eq!(told(&[(&url, "http://example.test")]), [format!("sandbox.{name}.api_url")]);
+        }
+        assert_eq!(told(&[("MAX_DEPLOYMENT_TIMEOUT", "1800000")]).len(), 2);
     }
 
     #[test]

@@ -197,6 +197,8 @@ const SECRET_KEYS: &[&str] = &[
     "blobs.url",
     "blobs.secret_access_key",
     "blobs.session_token",
+    "sandbox.e2b.api_key",
+    "sandbox.daytona.api_key",
 ];
 
 fn is_secret(key: &str) -> bool {

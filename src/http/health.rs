@@ -66,7 +66,7 @@ pub struct Health {
 pub struct Probed {
     pub control: Arc<Control>,
     pub queue: Queue,
-    pub sandboxes: Arc<dyn crate::sandbox::Provider>,
+    pub sandboxes: Arc<crate::sandbox::Providers>,
 }
 
 impl Health {
@@ -211,15 +211,36 @@ fn part(probe: Option<&Probe>) -> Value {
     shown
 }
 
-/// What the sandbox's own trial found, without paths.
-fn sandbox_result(report: &IsolationReport) -> Result<Value, Value> {
-    let shown = json!({
+/// What the providers' own trials found, without paths. The default one decides the health; an
+/// organization's other one is shown beside it.
+fn sandbox_result(reports: &[IsolationReport]) -> Result<Value, Value> {
+    let Some((default, others)) = reports.split_first() else { return Err(json!({})) };
+    let mut shown = provider_shown(default);
+    if !others.is_empty() {
+        let others: Vec<Value> = others
+            .iter()
+            .map(|report| {
+                let mut shown = provider_shown(report);
+                shown["status"] = json!(if report.ok { HEALTHY } else { UNHEALTHY });
+                shown
+            })
+            .collect();
+        shown["others"] = json!(others);
+    }
+    if default.ok { Ok(shown) } else { Err(shown) }
+}
+
+fn provider_shown(report: &IsolationReport) -> Value {
+    let mut shown = json!({
         "provider": report.provider,
         "limiter": report.limiter.to_string(),
         "slots": report.slots,
         "missing": report.missing.len(),
     });
-    if report.ok { Ok(shown) } else { Err(shown) }
+    if !report.not_enforced.is_empty() {
+        shown["notEnforced"] = json!(report.not_enforced);
+    }
+    shown
 }
 
 async fn timed(patience: Duration, work: impl Future<Output = Result<Value, Value>>) -> Probe {

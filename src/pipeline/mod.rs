@@ -54,7 +54,7 @@ pub type RefreshRoutes = Arc<dyn Fn(i64) -> BoxFuture<'static, Result<i64, Strin
 #[derive(Clone)]
 pub struct Pipeline {
     pub control: Arc<Control>,
-    pub sandboxes: Arc<dyn crate::sandbox::Provider>,
+    pub sandboxes: Arc<crate::sandbox::Providers>,
     pub toolchain: Arc<crate::toolchain::Toolchain>,
     pub versions: Arc<crate::runtime::VersionStore>,
     pub refresh_routes: RefreshRoutes,
@@ -104,7 +104,7 @@ impl Walk<'_> {
     }
 
     fn name(&self) -> String {
-        name_of(&self.hold)
+        self.hold.name()
     }
 }
 
@@ -129,7 +129,7 @@ pub async fn sweep_scratch(pipeline: &Pipeline) -> Result<(), StoreError> {
         let name = entry.file_name();
         let attempt = name.to_str().and_then(hold_of_name);
         let keep = match &attempt {
-            Some(hold) => held.contains(hold) || pipeline.control.running.names().contains(&name_of(hold)),
+            Some(hold) => held.contains(hold) || pipeline.control.running.names().contains(&hold.name()),
             None => {
                 let modified = entry.metadata().await.and_then(|m| m.modified());
                 !modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER))
@@ -152,11 +152,6 @@ pub async fn sweep_scratch(pipeline: &Pipeline) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-/// `<deployment>.<fence>`: names sandbox and scratch folder.
-fn name_of(hold: &Hold) -> String {
-    format!("{}.{}", hold.deployment, hold.fence)
 }
 
 fn hold_of_name(name: &str) -> Option<Hold> {

@@ -68,7 +68,10 @@ pub async fn run(
                     manager: job.tools.manager.as_ref().map(|tool| tool.folder.clone()),
                 },
             };
-            let sandbox = walk.pipeline.sandboxes.create(order).await.map_err(from_sandbox)?;
+            let chosen = walk.control().store.organization_sandbox_provider(&walk.org).await;
+            let chosen = chosen.map_err(|e| StepError::store(STEP, e))?;
+            let made = walk.pipeline.sandboxes.create(chosen.as_deref(), order).await;
+            let sandbox = made.map_err(from_sandbox)?;
             fill(walk, source, &job, held.0.insert(sandbox)).await?;
             let recognised = Recognised { framework: job.plan.framework.clone(), sign: job.plan.sign.clone() };
             Ok(Done::completed(Work::Build(Box::new(job)), "Sandbox ready").with_result(&recognised))
@@ -133,12 +136,17 @@ pub(super) async fn read(walk: &Walk<'_>, digest: &Digest) -> Result<Bytes, Step
 }
 
 fn from_sandbox(error: SandboxError) -> StepError {
-    let summary = "A sandbox could not be made on this machine.";
+    let summary = match &error {
+        SandboxError::Remote(_) => "The sandbox provider could not give a sandbox.",
+        _ => "A sandbox could not be made on this machine.",
+    };
     // What the operator must mend is worth saying to members too; other errors may name paths.
     let evidence = match &error {
         SandboxError::IsolationMissing { .. }
         | SandboxError::ToolsMissing { .. }
         | SandboxError::SlotWait { .. }
+        | SandboxError::ProviderAbsent { .. }
+        | SandboxError::Remote(_)
         | SandboxError::HostDisk { .. } => error.to_string(),
         _ => return StepError::platform(STEP, summary, error),
     };

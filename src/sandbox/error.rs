@@ -6,8 +6,16 @@ use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    #[error("sandbox.provider `{name}` is not known; use `local`, or `none` in development")]
+    #[error(
+        "sandbox.provider `{name}` is not known; use `local`, `daytona`, `e2b`, or `none` in development"
+    )]
     ProviderUnknown { name: String },
+    #[error(
+        "this organization's sandbox provider `{name}` is not set up on this server; the operator must set its key, or give the organization another one with `libra orgs set`"
+    )]
+    ProviderAbsent { name: String },
+    #[error(transparent)]
+    Remote(#[from] super::remote::RemoteError),
     #[error("this machine can't isolate builds: {missing}")]
     IsolationMissing { missing: String },
     #[error("no build slot became free within {waited_seconds} s")]
@@ -81,6 +89,8 @@ impl SandboxError {
             | Self::FileTooLarge { .. }
             | Self::OutputUnreadable { .. } => true,
             Self::ProviderUnknown { .. }
+            | Self::ProviderAbsent { .. }
+            | Self::Remote(_)
             | Self::IsolationMissing { .. }
             | Self::SlotWait { .. }
             | Self::SlotDirty { .. }

@@ -124,9 +124,10 @@ impl Provider for Local {
             provider: self.name(),
             ok: missing.is_empty(),
             limiter: self.host.limiter(),
-            host_uid,
+            host_uid: Some(host_uid),
             slots: self.host.settings.slots,
             missing,
+            not_enforced: Vec::new(),
         }
     }
 

@@ -11,9 +11,16 @@ mod path;
 mod report;
 mod settings;
 
+mod providers;
+
 mod host;
 mod local;
 mod none;
+
+mod remote;
+
+mod daytona;
+mod e2b;
 
 mod cage;
 mod cgroup;
@@ -42,7 +49,6 @@ pub mod mirror;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +65,8 @@ pub use collect::{CollectLimits, CollectedFile, SkippedEntry};
 pub use error::SandboxError;
 pub use launch::launch_main;
 pub use limits::{LimitHit, Limits};
+pub use providers::{CHOICES, Providers, offered, open as open_provider, provider};
+pub use remote::{DaytonaSettings, E2bSettings, RemoteError, RemoteSettings};
 pub use report::{IsolationReport, Limiter, SweepReport};
 pub use settings::{EgressSettings, MirrorSettings, SandboxPaths, Settings, check_limiter_for_production};
 pub use shim::shim_main;
@@ -66,16 +74,27 @@ pub use shim::shim_main;
 /// A source of sandboxes.
 #[async_trait::async_trait]
 pub trait Provider: Send + Sync {
-    /// `local` or `none`.
+    /// `local`, `daytona`, `e2b` or `none`.
     fn name(&self) -> &'static str;
 
     /// Takes a free slot, waiting for one if need be, and makes an empty work folder.
     async fn create(&self, order: SandboxOrder) -> Result<Box<dyn Sandbox>, SandboxError>;
 
+    /// Whether its sandboxes outlive this host, and only the record says which are in use.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// The sandbox of that id as it stands, if there is one; it may be used and destroyed like a new one.
+    /// Local sandboxes end with their server, so there never is.
+    async fn reconnect(&self, _order: SandboxOrder) -> Result<Option<Box<dyn Sandbox>>, SandboxError> {
+        Ok(None)
+    }
+
     /// Tries for real what this host can isolate; takes about 100 ms.
     async fn report(&self) -> IsolationReport;
 
-    /// Removes folders, cgroups, processes and mounts that no live server holds and `keep` does not
+    /// Removes sandboxes, folders, cgroups, processes and mounts that no live server holds and `keep` does not
     /// name (by sandbox id).
     async fn sweep(
         &self,
@@ -162,6 +181,7 @@ pub struct ExecOrder {
     /// Instead of the sandbox's own limit.
     pub wall: Option<Duration>,
     /// Whether the registry mirror and the sandbox's egress hosts can be reached; there is no other network.
+    /// Remote sandboxes have their provider's network whatever this says.
     pub network: bool,
 }
 
@@ -206,17 +226,5 @@ impl fmt::Display for ExecEnd {
             Self::Killed(hit) => hit.fmt(f),
             Self::Cancelled => f.write_str("cancelled"),
         }
-    }
-}
-
-/// The provider that the settings name. Must be called within a tokio runtime.
-///
-/// # Errors
-/// An unknown provider, or folders and locks that can't be made.
-pub fn provider(settings: &Settings, paths: SandboxPaths) -> Result<Arc<dyn Provider>, SandboxError> {
-    match settings.provider.as_str() {
-        "local" => Ok(Arc::new(local::Local::open(settings, paths)?)),
-        "none" => Ok(Arc::new(none::Unisolated::open(settings, paths)?)),
-        other => Err(SandboxError::ProviderUnknown { name: other.to_owned() }),
     }
 }

@@ -42,9 +42,10 @@ impl Provider for Unisolated {
             provider: self.name(),
             ok: false,
             limiter: Limiter::None,
-            host_uid: rustix::process::geteuid().as_raw(),
+            host_uid: Some(rustix::process::geteuid().as_raw()),
             slots: self.host.settings.slots,
             missing: vec!["builds are not isolated: set sandbox.provider = \"local\"".into()],
+            not_enforced: vec!["memory, CPU, processes and the network are not limited at all".into()],
         }
     }
 

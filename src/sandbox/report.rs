@@ -11,6 +11,8 @@ pub enum Limiter {
     Cgroup1,
     /// The server sums over the process tree now and then, and kills.
     Polling,
+    /// Somebody else, at the sizes they sell.
+    Provider,
     None,
 }
 
@@ -21,6 +23,7 @@ impl Limiter {
             Self::Cgroup2 => "cgroup2",
             Self::Cgroup1 => "cgroup1",
             Self::Polling => "polling",
+            Self::Provider => "provider",
             Self::None => "none",
         }
     }
@@ -38,11 +41,14 @@ pub struct IsolationReport {
     pub provider: &'static str,
     pub ok: bool,
     pub limiter: Limiter,
-    /// The host uid that foreign code runs under.
-    pub host_uid: u32,
+    /// The host uid that foreign code runs under, if it runs on this host.
+    pub host_uid: Option<u32>,
+    /// Zero where the provider counts them.
     pub slots: u32,
     /// What is missing, each with what to do about it; never a secret.
     pub missing: Vec<String>,
+    /// Limits of the settings that this provider does not take from us.
+    pub not_enforced: Vec<String>,
 }
 
 /// What a sweep removed.
@@ -52,6 +58,8 @@ pub struct SweepReport {
     pub cgroups: usize,
     pub processes: usize,
     pub mounts: usize,
+    /// Sandboxes at a remote provider.
+    pub sandboxes: usize,
 }
 
 /// Switches of the kernel that forbid user namespaces: file, the value that forbids, what to do.

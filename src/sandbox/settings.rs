@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::cache::CacheSettings;
 use super::limits::Limits;
+use super::remote::{DaytonaSettings, E2bSettings, RemoteSettings};
 use super::report::Limiter;
 
 /// The `[sandbox]` section; every key carries its unit.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// `local` or `none`.
+    /// `local`, `daytona`, `e2b` or `none`.
     pub provider: String,
     /// Builds at the same time on this host, each with its own slot.
     pub slots: u32,
@@ -51,6 +52,9 @@ pub struct Settings {
     pub mirror: MirrorSettings,
     pub cache: CacheSettings,
     pub egress: EgressSettings,
+    pub remote: RemoteSettings,
+    pub e2b: E2bSettings,
+    pub daytona: DaytonaSettings,
 }
 
 /// The `[sandbox.egress]` section.
@@ -145,6 +149,9 @@ impl Settings {
             "sandbox.mirror.registry_url: without user and password; every tenant's build could read \
              that registry through the mirror",
         );
+        self.remote.mistakes(&mut demand);
+        self.e2b.mistakes(self.provider == "e2b", &mut demand);
+        self.daytona.mistakes(self.provider == "daytona", &mut demand);
         found.extend(self.cache.mistakes());
         found
     }
@@ -160,7 +167,7 @@ pub(super) fn holds_credential(url: &reqwest::Url) -> bool {
 /// A sentence for the operator when it may not.
 pub fn check_limiter_for_production(settings: &Settings, limiter: Limiter) -> Result<(), String> {
     match limiter {
-        Limiter::Cgroup2 | Limiter::Cgroup1 => Ok(()),
+        Limiter::Cgroup2 | Limiter::Cgroup1 | Limiter::Provider => Ok(()),
         Limiter::Polling if settings.allow_polled_limits => Ok(()),
         Limiter::Polling | Limiter::None => Err(format!(
             "limits of builds are enforced by `{limiter}` only: give the server writable cgroups \

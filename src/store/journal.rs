@@ -56,6 +56,12 @@ impl Hold {
         Self { deployment: row.id.clone(), fence: row.fence }
     }
 
+    /// `<deployment>.<fence>`: names sandbox and scratch folder.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.deployment, self.fence)
+    }
+
     /// An update that changes the row only while this hold is the current one.
     pub(super) fn update(&self) -> UpdateMany<deployment::Entity> {
         deployment::Entity::update_many()

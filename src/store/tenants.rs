@@ -43,11 +43,34 @@ impl Store {
             id: Set(id.to_string()),
             name: Set(name.to_owned()),
             created_at: Set(now),
+            sandbox_provider: Set(None),
         })
         .exec_without_returning(&tx)
         .await?;
         tx.commit().await?;
         Ok(id)
+    }
+
+    /// Which sandbox provider it was given; none: the one of the settings.
+    pub async fn organization_sandbox_provider(&self, id: &OrgId) -> Result<Option<String>, StoreError> {
+        let found = organization::Entity::find_by_id(id.as_str()).one(&self.read).await?;
+        Ok(found.and_then(|org| org.sandbox_provider))
+    }
+
+    /// Gives it another one from its next sandbox on.
+    pub async fn organization_give_sandbox_provider(
+        &self,
+        id: &OrgId,
+        provider: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let tx = self.begin().await?;
+        organization::Entity::update_many()
+            .col_expr(organization::Column::SandboxProvider, Expr::value(provider.map(str::to_owned)))
+            .filter(organization::Column::Id.eq(id.as_str()))
+            .exec(&tx)
+            .await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     pub async fn organization_exists(&self, id: &OrgId) -> Result<bool, StoreError> {

@@ -161,6 +161,30 @@ pub fn settings() -> Settings {
         snapshot_files = 50000
         framework_bytes = 67108864
         framework_files = 1000
+        [remote]
+        connect_seconds = 2
+        request_seconds = 10
+        idle_seconds = 60
+        retries = 1
+        retry_wait_ms = 10
+        rate_wait_seconds = 1
+        ready_seconds = 10
+        pack_seconds = 10
+        sweep_sandboxes = 100
+        [e2b]
+        api_key = ""
+        domain = "e2b.app"
+        api_url = ""
+        sandbox_url = ""
+        template = "t"
+        lifetime_seconds = 1800
+        [daytona]
+        api_key = ""
+        api_url = "https://app.daytona.io/api"
+        target = ""
+        image = "node"
+        snapshot = ""
+        lifetime_minutes = 30
         "#,
     )
     .unwrap()
