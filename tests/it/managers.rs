@@ -125,18 +125,13 @@ async fn a_project_is_built_by_each_package_manager() {
     let npms = fixture("package-lock.json");
     let nm = (".yarnrc.yml", "nodeLinker: node-modules\n");
     let line = json!({ "command": "vite build && echo by a line of its own" });
-    let (pnpm, yarn, modules, pnp, bun) = tokio::join!(
-        build(
-            &app,
-            "pnpm",
-            greeting(&named, &[("pnpm-lock.yaml", &pnpm), ("package-lock.json", &npms)]),
-            json!({})
-        ),
-        build(&app, "yarn", greeting(&plain, &[("yarn.lock", &yarn)]), json!({})),
-        build(&app, "berry", greeting(&plain, &[("yarn.lock", &berry), nm]), json!({})),
-        build(&app, "pnp", greeting(&plain, &[("yarn.lock", &berry)]), line),
-        build(&app, "bun", greeting(&plain, &[("bun.lock", &bun)]), json!({})),
-    );
+    // One after another: five at once would each take five times as long.
+    let files = greeting(&named, &[("pnpm-lock.yaml", &pnpm), ("package-lock.json", &npms)]);
+    let pnpm = build(&app, "pnpm", files, json!({})).await;
+    let yarn = build(&app, "yarn", greeting(&plain, &[("yarn.lock", &yarn)]), json!({})).await;
+    let modules = build(&app, "berry", greeting(&plain, &[("yarn.lock", &berry), nm]), json!({})).await;
+    let pnp = build(&app, "pnp", greeting(&plain, &[("yarn.lock", &berry)]), line).await;
+    let bun = build(&app, "bun", greeting(&plain, &[("bun.lock", &bun)]), json!({})).await;
     pnpm.must_say(
         &["v24.", "pnpm/10.34.8"],
         &[
@@ -165,18 +160,14 @@ async fn a_lockfile_that_does_not_fit_is_said_and_made_anew() {
     let (pnpm, yarn, berry, bun) =
         (fixture("pnpm-lock.yaml"), fixture("yarn-1.lock"), fixture("yarn-4.lock"), fixture("bun.lock"));
     let changed = manifest(json!({ "dependencies": { "picocolors": "1.1.0" } }));
-    let changed = &changed;
-    let run = |name: &'static str, lockfile: &'static str, content: String| {
-        let app = &app;
-        async move { build(app, name, greeting(changed, &[(lockfile, &content)]), json!({})).await }
-    };
-    let all = tokio::join!(
-        run("pnpm", "pnpm-lock.yaml", pnpm),
-        run("yarn", "yarn.lock", yarn),
-        run("berry", "yarn.lock", berry),
-        run("bun", "bun.lock", bun),
-    );
-    for (name, built) in [("pnpm", all.0), ("yarn", all.1), ("yarn", all.2), ("bun", all.3)] {
+    for (name, lockfile, content) in [
+        ("pnpm", "pnpm-lock.yaml", pnpm),
+        ("yarn", "yarn.lock", yarn),
+        ("yarn", "yarn.lock", berry),
+        ("bun", "bun.lock", bun),
+    ] {
+        let files = greeting(&changed, &[(lockfile, &content)]);
+        let built = build(&app, name, files, json!({})).await;
         let said = format!("the lockfile does not fit package.json; falling back to {name} install");
         built.must_say(&["v24."], &[&said]);
     }
