@@ -241,7 +241,9 @@ async fn the_plan_and_the_status_page_have_their_bounds_and_the_ledger_balances(
 pub fn balance(app: &TestApp) {
     let periods = app.rows("select org_id, reserved, settled, released from quota_period order by 1");
     let entries = app.rows(
-        "select org_id, sum(state='reserved'), sum(state='settled'), sum(state='released') from quota_entry group by 1 order by 1",
+        "select org_id, sum(case state when 'reserved' then 1 else 0 end), \
+         sum(case state when 'settled' then 1 else 0 end), sum(case state when 'released' then 1 else 0 end) \
+         from quota_entry group by 1 order by 1",
     );
     assert_eq!(periods, entries);
 }

@@ -97,7 +97,7 @@ fn mistakes_in_the_settings_are_told_all_at_once() {
         ("LIBRA__SANDBOX__PROVIDER", "e2b"),
         ("LIBRA__SECURITY__NONSENSE", "x"),
         ("LIBRA__SECURITY__SECRET_KEYS", "a-secret-nobody-may-see"),
-        ("LIBRA__DATABASE__URL", "postgres://user:a-password@host/db"),
+        ("LIBRA__DATABASE__URL", "postgres://user:a-password@host/db?sslmode=disable"),
         ("MAX_DEPLOYMENT_TIMEOUT", "soon"),
     ];
     for command in [&["config", "check"][..], &["serve"], &["config", "show"]] {
@@ -132,15 +132,21 @@ fn mistakes_in_the_settings_are_told_all_at_once() {
     assert_eq!(code(&output), 64);
     assert!(!said(&output).contains("a-password"), "{}", said(&output));
 
-    let right = [("LIBRA__SECURITY__SECRET_KEY", "0123456789abcdef0123456789abcdef"), ("POSTGRES_URL", "x")];
+    let right = [
+        ("LIBRA__SECURITY__SECRET_KEY", "0123456789abcdef0123456789abcdef"),
+        ("DISPATCH_NAMESPACE_NAME", "x"),
+    ];
     assert_eq!(code(&run(&folder, &right, &["config", "check"])), 0);
     let shown = said(&run(&folder, &right, &["config", "show"]));
     assert!(
         shown.contains("pipeline.concurrency")
-            && shown.contains("POSTGRES_URL")
+            && shown.contains("DISPATCH_NAMESPACE_NAME")
             && shown.contains("no effect")
     );
     assert!(!shown.contains("0123456789abcdef0123456789abcdef"), "{shown}");
+    let guide = [("POSTGRES_URL", "postgres://user:a-password@db.example.com/libra")];
+    let shown = said(&run(&folder, &guide, &["config", "show"]));
+    assert!(shown.contains("database.url = ***") && !shown.contains("a-password"), "{shown}");
     assert!(!folder.data().exists(), "looking at settings makes nothing");
 }
 
