@@ -25,7 +25,8 @@ const PAGE: &[(&str, &str)] = &[("index.html", "<h1>on S3</h1>")];
 async fn a_site_is_deployed_from_s3_and_a_new_edge_fetches_it_from_there() {
     let s3 = S3::shared();
     let place = s3.settings("fetched");
-    let settings = quick(&borrowed(&place));
+    let place = borrowed(&place);
+    let settings = quick(&place);
     let app = TestApp::start_with(&settings).await;
     let (project, worker) = app.project("on s3").await;
     app.deploy_live(&app.body(&project, PAGE)).await;

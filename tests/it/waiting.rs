@@ -62,7 +62,8 @@ async fn a_store_that_comes_in_time_is_waited_for_and_used() {
     s3.wire(Wire::Gone);
     let place = s3.settings("late");
     let more = [("LIBRA__START__RETRY_MS", "50"), ("LIBRA__BLOBS__RETRIES", "0")];
-    let settings = quick(&all(&[&borrowed(&place), &more]));
+    let settings = all(&[&borrowed(&place), &more]);
+    let settings = quick(&settings);
     let folder = Folder::new();
     let server = std::thread::scope(|scope| {
         let serving = scope.spawn(|| folder.serve(&settings));
@@ -114,7 +115,8 @@ async fn a_broker_that_comes_in_time_is_waited_for_and_one_that_goes_leaves_the_
     let cluster = Cluster::start(Clients::CertificateAndPassword);
     let account = cluster.account().settings();
     let more = [("LIBRA__START__RETRY_MS", "100")];
-    let settings = quick(&all(&[&borrowed(&account), &more]));
+    let settings = all(&[&borrowed(&account), &more]);
+    let settings = quick(&settings);
     cluster.kill_all();
     let folder = Folder::new();
     let server = std::thread::scope(|scope| {
