@@ -14,6 +14,7 @@ mod browser;
 mod build_env;
 mod builds;
 mod doctor;
+mod frameworks;
 
 mod failing;
 
@@ -38,5 +39,6 @@ mod spine;
 mod stopping;
 mod streams;
 mod switching;
+mod templates;
 mod tenancy;
 mod two_servers;
