@@ -151,7 +151,11 @@ async fn a_broken_project_is_told_what_is_wrong_with_it() {
         ),
         yard.fails(
             Attack { build: json!({ "command": "no-such-program --now" }), ..script("command", "") },
-            in_build("The build command failed with exit code 127.", "Read the build log", "no-such-program"),
+            in_build(
+                "A program that a command names is not installed.",
+                "correct the command",
+                "no-such-program"
+            ),
         ),
     );
     yard.close();

@@ -16,6 +16,7 @@ mod build_env;
 mod builds;
 mod doctor;
 mod managers;
+mod frameworks;
 
 mod failing;
 
@@ -46,6 +47,7 @@ mod spine;
 mod stopping;
 mod streams;
 mod switching;
+mod templates;
 mod tenancy;
 mod two_servers;
 mod waiting;

@@ -6,13 +6,15 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use rules::Rule;
+use rules::{Pattern, Rule};
 
 use crate::domain::{Cause, Fault, Step};
 use crate::sandbox::LimitHit;
 
 pub use rules::Phase;
 
+/// Newest lines that are read: a log of empty lines must not keep the server busy.
+const READ: usize = 2_000;
 /// Lines of evidence, and bytes of one.
 const LINES: usize = 3;
 const LINE_BYTES: usize = 400;
@@ -48,9 +50,11 @@ where
     let allowed = |rule: &&Rule| {
         rule.phase.is_none_or(|phase| phase == failure.phase) && (!rule.platform || failure.detected_install)
     };
-    let of = |patterns: &[String]| {
-        let fits = |line: &&str| patterns.iter().any(|pattern| rules::fits(pattern, line));
-        failure.log.lines().filter(fits).map(str::trim).collect::<Vec<_>>()
+    let mut lines: Vec<&str> = failure.log.lines().rev().take(READ).collect();
+    lines.reverse();
+    let of = |patterns: &[Pattern]| {
+        let fits = |line: &&&str| patterns.iter().any(|pattern| pattern.fits(line));
+        lines.iter().filter(fits).map(|line| line.trim()).collect::<Vec<_>>()
     };
     let (rule, found) = rules::all()
         .iter()

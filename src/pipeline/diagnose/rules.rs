@@ -19,9 +19,9 @@ pub enum Phase {
 pub struct Rule {
     pub name: String,
     pub phase: Option<Phase>,
-    pub lines: Vec<String>,
+    pub lines: Vec<Pattern>,
     #[serde(default)]
-    pub proof: Vec<String>,
+    pub proof: Vec<Pattern>,
     #[serde(default)]
     pub platform: bool,
     pub summary: String,
@@ -47,28 +47,45 @@ pub fn named(name: &str) -> Option<&'static Rule> {
     all().iter().find(|rule| rule.name == name)
 }
 
-/// Whether a line begins as `pattern` says: `*` stands for any text, `?` for one digit, `\*` for a star.
-pub fn fits(pattern: &str, line: &str) -> bool {
-    let mut rest = line.trim_start();
-    let mut anchored = true;
-    let mut pieces = Vec::new();
-    let mut piece = String::new();
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '*' => pieces.push(std::mem::take(&mut piece)),
-            '\\' => piece.extend(chars.next()),
-            other => piece.push(other),
+/// How a line begins: `*` stands for any text, `?` for one digit, `\*` for a star. Split once, as a
+/// hostile log is held against every pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub struct Pattern(Vec<String>);
+
+impl From<String> for Pattern {
+    fn from(text: String) -> Self {
+        let mut pieces = vec![String::new()];
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            let piece = match c {
+                '*' => {
+                    pieces.push(String::new());
+                    continue;
+                }
+                '\\' => chars.next(),
+                other => Some(other),
+            };
+            if let Some(last) = pieces.last_mut() {
+                last.extend(piece);
+            }
         }
+        Self(pieces)
     }
-    pieces.push(piece);
-    for piece in pieces {
-        let found = if anchored { begins(&piece, rest).map(|len| (0, len)) } else { find(&piece, rest) };
-        let Some((at, len)) = found else { return false };
-        rest = &rest[at + len..];
-        anchored = false;
+}
+
+impl Pattern {
+    pub fn fits(&self, line: &str) -> bool {
+        let mut rest = line.trim_start();
+        let mut anchored = true;
+        for piece in &self.0 {
+            let found = if anchored { begins(piece, rest).map(|len| (0, len)) } else { find(piece, rest) };
+            let Some((at, len)) = found else { return false };
+            rest = &rest[at + len..];
+            anchored = false;
+        }
+        true
     }
-    true
 }
 
 fn find(piece: &str, text: &str) -> Option<(usize, usize)> {
@@ -104,7 +121,7 @@ mod tests {
             ("ü*ß", "über Spaß", true),
             ("", "anything", true),
         ] {
-            assert_eq!(fits(pattern, line), expected, "{pattern} on {line}");
+            assert_eq!(Pattern::from(pattern.to_owned()).fits(line), expected, "{pattern} on {line}");
         }
     }
 
@@ -113,7 +130,8 @@ mod tests {
         let mut names = std::collections::HashSet::new();
         for rule in all() {
             assert!(names.insert(&rule.name), "{} stands twice", rule.name);
-            assert!(!rule.lines.is_empty() && rule.lines.iter().all(|l| l.trim_matches('*').len() > 5));
+            let proves = |p: &Pattern| p.0.iter().map(String::len).sum::<usize>() > 5;
+            assert!(!rule.lines.is_empty() && rule.lines.iter().all(proves), "{}", rule.name);
             assert!(rule.summary.ends_with('.') && rule.hint.len() > 10, "{}", rule.name);
             assert!(!rule.platform || rule.phase == Some(Phase::Install), "{}", rule.name);
         }

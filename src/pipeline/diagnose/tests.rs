@@ -151,4 +151,7 @@ fn evidence_is_bounded() {
     let line = format!("src/a.ts(1,1): error TS2322: {}\n", "é".repeat(10_000));
     let cause = diagnose(&failure(Phase::Build, &line.repeat(9), &[])).unwrap();
     assert!(cause.evidence.unwrap().len() < 4 * (LINE_BYTES + 8));
+    // Of endless output the newest is read, so that a hostile one costs no more.
+    let old = format!("src/a.ts(1,1): error TS2322: x\n{}", "\n".repeat(READ));
+    assert!(diagnose(&failure(Phase::Build, &old, &[])).is_none());
 }
