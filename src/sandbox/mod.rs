@@ -47,8 +47,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use cache::{
-    BuildCache, CacheScope, CacheSettings, DependencyOrder, Found, FrameworkCaches, FrameworkOrder, Kept, Method,
-    Restored, Share, overlay_trial_main,
+    BuildCache, CacheScope, CacheSettings, DependencyOrder, Found, FrameworkCaches, FrameworkOrder, Kept,
+    Method, Restored, Share, overlay_trial_main,
 };
 pub use collect::{CollectLimits, CollectedFile, SkippedEntry};
 pub use error::SandboxError;

@@ -13,6 +13,7 @@ mod host;
 mod browser;
 mod build_env;
 mod builds;
+mod cache;
 mod doctor;
 
 mod failing;
