@@ -260,7 +260,8 @@ fn scriptless(text: &[u8]) -> Option<Value> {
                 let names: Vec<&str> = all.iter().filter_map(Value::as_str).collect();
                 !names.is_empty() && names.iter().all(|name| !name.starts_with('!') && *name != "linux")
             });
-        let fetched = package["resolved"].as_str().is_some_and(|from| from.starts_with("http"));
+        // Lockfiles may leave out where the registry keeps a package; of others they don't.
+        let fetched = package["resolved"].as_str().is_none_or(|from| from.starts_with("http"));
         let checked = fetched && package["integrity"].as_str().is_some_and(|sum| sum.contains('-'));
         let plain = path.starts_with("node_modules/") && !is("link") && (checked || is("inBundle"));
         if !plain || (is("hasInstallScript") && !foreign) {
@@ -413,4 +414,65 @@ fn size(found: &Found) -> String {
 
 fn mib(bytes: u64) -> String {
     format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn lockfile(package: &Value) -> Vec<u8> {
+        let packages = json!({ "": { "name": "p", "version": "1" }, "node_modules/a": package });
+        json!({ "name": "p", "version": "1", "lockfileVersion": 3, "packages": packages }).to_string().into()
+    }
+
+    #[test]
+    fn only_checked_packages_without_scripts_may_be_shared() {
+        let plain =
+            json!({ "version": "1.0.0", "resolved": "https://r.test/a.tgz", "integrity": "sha512-x" });
+        let with = |more: Value| {
+            let mut package = plain.clone();
+            package.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            scriptless(&lockfile(&package)).is_some()
+        };
+        assert!(with(json!({})) && with(json!({ "resolved": null })));
+        assert!(with(json!({ "hasInstallScript": true, "optional": true, "os": ["darwin"] })));
+        for bad in [
+            json!({ "hasInstallScript": true }),
+            json!({ "hasInstallScript": true, "optional": true, "os": ["linux"] }),
+            json!({ "hasInstallScript": true, "optional": true, "os": ["!win32"] }),
+            json!({ "hasInstallScript": true, "os": ["darwin"] }),
+            json!({ "link": true }),
+            json!({ "integrity": null }),
+            json!({ "integrity": true }),
+            json!({ "resolved": "git+ssh://git@host/a.git#1" }),
+            json!({ "resolved": "file:vendor/a.tgz" }),
+        ] {
+            assert!(!with(bad.clone()), "{bad}");
+        }
+        let outside = json!({ "packages": { "": {}, "packages/a": plain } }).to_string();
+        assert!(scriptless(outside.as_bytes()).is_none());
+        assert!(scriptless(b"{}").is_none() && scriptless(b"[").is_none());
+        let other = |name: &str| json!({ "name": name, "packages": { "": { "name": name } } }).to_string();
+        assert_eq!(scriptless(other("a").as_bytes()), scriptless(other("b").as_bytes()));
+    }
+
+    #[test]
+    fn own_scripts_run_once_each_and_those_of_others_are_noticed() {
+        let mut reading = Reading::default();
+        let own = json!({ "scripts": { "preinstall": "a", "install": "b", "prepare": "c", "postprepare": "d",
+            "postprepublish": "e", "build": "f" }, "name": "x", "dependencies": { "a": "1" }, "description": "y" });
+        reading.manifest("package.json", own.to_string().as_bytes(), true);
+        assert_eq!(reading.own_scripts, ["install", "postprepublish", "prepare"]);
+        assert!(!reading.members_run);
+        let seen = reading.dependencies.as_object().unwrap();
+        assert!(
+            seen.contains_key("dependencies")
+                && !seen.contains_key("name")
+                && !seen.contains_key("description")
+        );
+        reading.manifest("packages/a/package.json", br#"{"scripts":{"prepare":"tsc"}}"#, false);
+        assert!(reading.members_run);
+        assert_eq!(reading.own_scripts.len(), 3);
+    }
 }

@@ -100,7 +100,14 @@ impl Cage {
         meter.cgroup = group
             .transpose()
             .map_err(|source| SandboxError::Process { action: "make the cgroup of the build", source })?;
-        let remains = Remains { host, meter: meter.clone(), workspace: Arc::clone(&workspace), slot, snapshot: None, layered: false };
+        let remains = Remains {
+            host,
+            meter: meter.clone(),
+            workspace: Arc::clone(&workspace),
+            slot,
+            snapshot: None,
+            layered: false,
+        };
         Ok(Self {
             id: order.id,
             limits: order.limits,

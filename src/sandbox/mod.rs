@@ -58,8 +58,8 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::egress::EgressHost;
 
 pub use cache::{
-    BuildCache, CacheScope, CacheSettings, DependencyOrder, Found, FrameworkCaches, FrameworkOrder, Kept, Method,
-    Restored, Share, overlay_trial_main,
+    BuildCache, CacheScope, CacheSettings, DependencyOrder, Found, FrameworkCaches, FrameworkOrder, Kept,
+    Method, Restored, Share, overlay_trial_main,
 };
 pub use collect::{CollectLimits, CollectedFile, SkippedEntry};
 pub use error::SandboxError;

@@ -23,7 +23,8 @@ pub(super) struct Deleted {
 
 /// Adds up the deleted files that these processes hold, each file once.
 pub(super) fn deleted(processes: &[i32], wanted: Wanted) -> Deleted {
-    let mut look = Look { wanted, left: wanted.most, counted: HashSet::new(), found: Deleted::default(), layered: None };
+    let mut look =
+        Look { wanted, left: wanted.most, counted: HashSet::new(), found: Deleted::default(), layered: None };
     for pid in processes {
         // Over kept dependencies the work folder has a device number of its own, known within only.
         look.layered = fs::metadata(format!("/proc/{pid}/root/work")).ok().map(|about| about.dev());

@@ -160,11 +160,7 @@ fn write_file(tree: &OwnedFd, owner: Option<u32>, name: &str, content: &[u8]) ->
 }
 
 /// Opens `folders` beneath the tree, making for `owner` what is missing.
-pub(super) fn make_folders(
-    tree: &OwnedFd,
-    owner: Option<u32>,
-    folders: &str,
-) -> std::io::Result<OwnedFd> {
+pub(super) fn make_folders(tree: &OwnedFd, owner: Option<u32>, folders: &str) -> std::io::Result<OwnedFd> {
     match tree::open_folder_beneath(tree, folders) {
         Ok(folder) => return Ok(folder),
         Err(Errno::NOENT) => {}

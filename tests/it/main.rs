@@ -14,6 +14,7 @@ mod host;
 mod browser;
 mod build_env;
 mod builds;
+mod cache;
 mod doctor;
 mod managers;
 mod frameworks;

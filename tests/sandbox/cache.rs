@@ -40,7 +40,7 @@ pub async fn fresh(yard: &Yard, id: &str) -> Box<dyn Sandbox> {
 }
 
 /// What npm leaves, and oddities that packages have.
-pub const INSTALL: &str = r#"const fs = require("fs");
+pub const INSTALL: &str = r##"const fs = require("fs");
     const put = (path, text, mode = 0o644) => { fs.mkdirSync(require("path").dirname(path), { recursive: true }); fs.writeFileSync(path, text); fs.chmodSync(path, mode); };
     put("node_modules/a/index.js", "module.exports = 'a'");
     put("node_modules/a/cli.js", "#!/usr/bin/env node\nconsole.log('cli of a')", 0o755);
@@ -50,7 +50,7 @@ pub const INSTALL: &str = r#"const fs = require("fs");
     fs.symlinkSync("../apps/web", "node_modules/web"); fs.symlinkSync("/etc/shadow", "node_modules/shadow");
     fs.mkdirSync("node_modules/empty");
     fs.linkSync("node_modules/a/index.js", "node_modules/same.js");
-    put("apps/web/node_modules/b/index.js", "module.exports = 'b'"); put(".pnp.cjs", "// loader");"#;
+    put("apps/web/node_modules/b/index.js", "module.exports = 'b'"); put(".pnp.cjs", "// loader");"##;
 
 /// The tree as a build sees it: kind, content and whether it can be run.
 const LIST: &str = r#"const fs = require("fs"); const walk = (at) => { for (const name of fs.readdirSync(at).sort()) {
@@ -127,7 +127,11 @@ async fn gives_the_same_tree(yard: Yard) {
         run(&mut **sandbox, node(spoil)).await.must_succeed();
         let use_it = r#"const run = require("child_process").execFileSync; console.log(run("node_modules/.bin/a") + "", require("/work/node_modules/a"))"#;
         let ran = run(&mut **sandbox, node(use_it)).await;
-        assert!(ran.must_succeed().output.contains("cli of a") && ran.output.contains("spoilt"), "{}", ran.output);
+        assert!(
+            ran.must_succeed().output.contains("cli of a") && ran.output.contains("spoilt"),
+            "{}",
+            ran.output
+        );
     }
     for sandbox in [first, second, third] {
         sandbox.destroy().await.unwrap();
@@ -191,7 +195,10 @@ async fn the_least_recently_used_goes_first_and_nothing_in_use() {
     let named = |name: &str| DependencyOrder { inputs: name.into(), ..mine() };
     let mib = r#"require("fs").mkdirSync("node_modules"); require("fs").writeFileSync("node_modules/x", Buffer.alloc(1000000, 1))"#;
     for name in ["a", "b", "c"] {
-        assert!(matches!(prepare(&yard, &format!("{name}.1"), &named(name), mib).await, Kept::Yes(_)), "{name}");
+        assert!(
+            matches!(prepare(&yard, &format!("{name}.1"), &named(name), mib).await, Kept::Yes(_)),
+            "{name}"
+        );
     }
     // `a` is used again, and `b` is in use while the next one needs room: `c` has to go.
     let mut user = fresh(&yard, "user.1").await;

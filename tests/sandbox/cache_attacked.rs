@@ -5,9 +5,7 @@ use std::path::Path;
 
 use libra::sandbox::{DependencyOrder, Kept};
 
-use crate::cache::{
-    INSTALL, SOURCE, entries, fresh, is_hit, keep, mine, prepare, restore, shelf, staged,
-};
+use crate::cache::{INSTALL, SOURCE, entries, fresh, is_hit, keep, mine, prepare, restore, shelf, staged};
 use crate::yard::{Yard, is_root, node, run};
 
 /// Kind, mode, owner and content of everything beneath.
@@ -90,7 +88,9 @@ async fn a_name_outside_leads_to_no_file_that_is_kept() {
     sandbox.destroy().await.unwrap();
     let mut next = fresh(&yard, "links.2").await;
     assert!(is_hit(&restore(&mut *next, &order).await));
-    let ran = run(&mut *next, node("console.log(require('fs').readFileSync('node_modules/a/page.txt', 'utf8'))")).await;
+    let ran =
+        run(&mut *next, node("console.log(require('fs').readFileSync('node_modules/a/page.txt', 'utf8'))"))
+            .await;
     assert_eq!(ran.must_succeed().output, "page\n");
     next.destroy().await.unwrap();
 }
@@ -103,7 +103,8 @@ async fn an_install_reaches_neither_cache_nor_mirror_nor_other_slots() {
     assert!(is_hit(&restore(&mut *prey, &mine()).await));
     let before = fingerprint(&shelf(&yard).join("entries"));
     // Also from above a snapshot, whose mount is the nearest thing to the cache that a build has.
-    let places = [yard.home().to_path_buf(), yard.paths.root.clone(), shelf(&yard), yard.paths.mirror.clone()];
+    let places =
+        [yard.home().to_path_buf(), yard.paths.root.clone(), shelf(&yard), yard.paths.mirror.clone()];
     let script = format!(
         r#"const fs = require("fs"), places = {places:?}, wrote = [];
         const attempt = (path) => {{ try {{ fs.writeFileSync(path, "evil"); wrote.push(path); }} catch {{ }} }};
@@ -147,7 +148,11 @@ async fn writes_above_kept_dependencies_count_even_if_they_were_deleted() {
     // What lies below does not count, what is written does, and so does what is deleted and held open.
     for (id, script, end) in [
         ("count.2", "require('fs').readFileSync('node_modules/large').length", "exit code 0"),
-        ("count.3", "require('fs').writeFileSync('node_modules/a/x', Buffer.alloc(40 << 20, 1))", "disk limit"),
+        (
+            "count.3",
+            "require('fs').writeFileSync('node_modules/a/x', Buffer.alloc(40 << 20, 1))",
+            "disk limit",
+        ),
         (
             "count.4",
             r#"const fs = require("fs"), fd = fs.openSync("node_modules/a/x", "w"); fs.rmSync("node_modules/a/x");

@@ -77,7 +77,7 @@ async fn a_poisoned_cache_hurts_nobody() {
         fs.mkdirSync(".next/cache/deep", { recursive: true }); fs.writeFileSync(".next/cache/good", "good");
         fs.symlinkSync("/etc/shadow", ".next/cache/shadow"); fs.symlinkSync("/etc", ".next/cache/deep/etc");
         sh("mkfifo", [".next/cache/pipe"]); fs.linkSync("page.txt", ".next/cache/page.txt");
-        fs.writeFileSync(".next/cache/suid", "#!/bin/true"); fs.chmodSync(".next/cache/suid", 0o6777);
+        fs.writeFileSync(".next/cache/suid", "a program"); fs.chmodSync(".next/cache/suid", 0o6777);
         fs.symlinkSync("/etc", ".astro"); fs.symlinkSync("/", ".angular");
         fs.writeFileSync(".parcel-cache", "a file");"#;
     run(&mut *sandbox, node(poison)).await.must_succeed();
@@ -99,9 +99,17 @@ async fn too_large_caches_are_left_out_and_the_sources_own_folders_stay() {
     });
     let own = order("project", "production", "");
     for (id, script, why) in [
-        ("large.1", "fs.writeFileSync('.next/cache/x', Buffer.alloc(2 << 20, 1))", "larger than 1048576 bytes"),
+        (
+            "large.1",
+            "fs.writeFileSync('.next/cache/x', Buffer.alloc(2 << 20, 1))",
+            "larger than 1048576 bytes",
+        ),
         ("sparse.1", "fs.truncateSync('.next/cache/x', 1 << 30)", "larger than 1048576 bytes"),
-        ("many.1", "for (let i = 0; i < 60; i++) fs.writeFileSync('.next/cache/' + i, '')", "more than 50 files"),
+        (
+            "many.1",
+            "for (let i = 0; i < 60; i++) fs.writeFileSync('.next/cache/' + i, '')",
+            "more than 50 files",
+        ),
         (
             "deep.1",
             "process.chdir('.next/cache'); for (let i = 0; i < 40; i++) { fs.mkdirSync('d'.repeat(200)); process.chdir('d'.repeat(200)); }",
@@ -119,9 +127,12 @@ async fn too_large_caches_are_left_out_and_the_sources_own_folders_stay() {
     }
     assert!(entries(&yard).is_empty() && staged(&yard).is_empty());
     let mut sandbox = fresh(&yard, "own.1").await;
-    run(&mut *sandbox, node("require('fs').mkdirSync('.astro'); require('fs').writeFileSync('.astro/kept', '')"))
-        .await
-        .must_succeed();
+    run(
+        &mut *sandbox,
+        node("require('fs').mkdirSync('.astro'); require('fs').writeFileSync('.astro/kept', '')"),
+    )
+    .await
+    .must_succeed();
     assert_eq!(keep(&mut *sandbox, &own).await.folders, [".astro"]);
     sandbox.destroy().await.unwrap();
     let mut sandbox = yard.sandbox("own.2").await;

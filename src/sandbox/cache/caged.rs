@@ -103,9 +103,8 @@ impl Cage {
                 }
                 Method::Copy => {
                     let from = open(&snapshot.tree())?;
-                    copy::copy_into(&from, &top, owner).map_err(|e| {
-                        SandboxError::io("copy the kept dependencies into", &sandbox, e)
-                    })?;
+                    copy::copy_into(&from, &top, owner)
+                        .map_err(|e| SandboxError::io("copy the kept dependencies into", &sandbox, e))?;
                 }
             }
             Ok(snapshot)

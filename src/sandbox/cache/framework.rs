@@ -61,13 +61,7 @@ pub(super) fn take(
     Ok(found)
 }
 
-fn put_into(
-    from: &OwnedFd,
-    index: &str,
-    top: &OwnedFd,
-    path: &str,
-    owner: Option<u32>,
-) -> Result<(), Errno> {
+fn put_into(from: &OwnedFd, index: &str, top: &OwnedFd, path: &str, owner: Option<u32>) -> Result<(), Errno> {
     copy::give_all(from, Path::new(index), owner)?;
     let own = std::ffi::CString::new(index).map_err(|_| Errno::INVAL)?;
     copy::give(from, &own, owner)?;

@@ -185,8 +185,7 @@ impl Walk {
     fn replace_by_copy(&mut self, top: &OwnedFd, path: &Path) -> Result<(), Refusal> {
         let folder = open_folder(top, path.parent().unwrap_or(Path::new("."))).map_err(unreadable(path))?;
         let name = path.file_name().ok_or(Errno::INVAL).map_err(unreadable(path))?;
-        let stat =
-            rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(unreadable(path))?;
+        let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(unreadable(path))?;
         // Before it is copied: each name becomes a file of its own.
         self.add_bytes(u64::try_from(stat.st_size).unwrap_or(0))?;
         copy_over(&folder, name).map_err(unreadable(path))

@@ -74,7 +74,8 @@ fn check(scope: &CacheScope) -> Result<(), SandboxError> {
 
 /// Native modules fit one system, one processor and one C library.
 fn platform() -> String {
-    let musl = Path::new("/lib/ld-musl-x86_64.so.1").exists() || Path::new("/lib/ld-musl-aarch64.so.1").exists();
+    let musl =
+        Path::new("/lib/ld-musl-x86_64.so.1").exists() || Path::new("/lib/ld-musl-aarch64.so.1").exists();
     let libc = if musl { "musl" } else { "glibc" };
     format!("{}-{}-{libc}", std::env::consts::OS, std::env::consts::ARCH)
 }
@@ -140,7 +141,10 @@ mod tests {
     #[test]
     fn an_organization_that_is_no_folder_name_is_refused() {
         for bad in ["", "..", "a/b", "A", &"a".repeat(65)] {
-            assert!(of_dependencies(b"", "", &order(bad, "p", "production", Share::Target)).is_err(), "{bad}");
+            assert!(
+                of_dependencies(b"", "", &order(bad, "p", "production", Share::Target)).is_err(),
+                "{bad}"
+            );
         }
     }
 }

@@ -37,11 +37,7 @@ pub(in crate::sandbox) struct LayerOrder {
 }
 
 /// In a mount namespace of the launcher's own, as root.
-pub(in crate::sandbox) fn lay_as_root(
-    layer: &LayerOrder,
-    upper: &Path,
-    target: &Path,
-) -> Result<(), String> {
+pub(in crate::sandbox) fn lay_as_root(layer: &LayerOrder, upper: &Path, target: &Path) -> Result<(), String> {
     // What stands in extended attributes must lead nowhere else, whoever wrote it.
     lay(layer, upper, target, "redirect_dir=nofollow,metacopy=off,index=off")
 }

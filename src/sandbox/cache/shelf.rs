@@ -127,7 +127,8 @@ impl Shelf {
         }
         // The budget goes by this. A lock file without its new time is only removed earlier.
         let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-        rustix::fs::futimens(&lock, &rustix::fs::Timestamps { last_access: now, last_modification: now }).ok();
+        rustix::fs::futimens(&lock, &rustix::fs::Timestamps { last_access: now, last_modification: now })
+            .ok();
         let place = path.join(&name.digest);
         Ok(Some(Snapshot { name: name.clone(), folder: place, manifest, lock, private: None }))
     }
@@ -213,12 +214,13 @@ impl Shelf {
                 || over(&everybody, None, self.settings.total_bytes)
                 || short > 0;
             // The organization that is over its share pays for itself first.
-            let greedy = all.iter().map(|e| &e.organization).chain(newcomer.map(|n| &n.name.organization)).find(
-                |organization| {
-                    let mine = |e: &Entry| &e.organization == *organization;
-                    over(&mine, Some(organization), self.settings.organization_bytes)
-                },
-            );
+            let greedy =
+                all.iter().map(|e| &e.organization).chain(newcomer.map(|n| &n.name.organization)).find(
+                    |organization| {
+                        let mine = |e: &Entry| &e.organization == *organization;
+                        over(&mine, Some(organization), self.settings.organization_bytes)
+                    },
+                );
             let victim = match greedy.cloned() {
                 Some(organization) => all.iter().rposition(|entry| entry.organization == organization),
                 None if full => all.len().checked_sub(1),
