@@ -5,6 +5,9 @@
 mod answers;
 mod app;
 mod blocked;
+#[path = "../providers/server/mod.rs"]
+#[expect(dead_code, reason = "the provider tests ask it more")]
+mod cloud;
 mod tenants;
 mod wire;
 
@@ -31,6 +34,7 @@ mod front_door;
 mod idempotency;
 mod kills;
 mod openapi;
+mod remote;
 mod secrets;
 mod serving;
 mod serving_alone;
