@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::app::{Settings, TestApp, root};
 use crate::cloud::{Fault, KEY, Protocol, Server};
-use crate::failing::{BUILD, built_site, quick};
+use crate::failing::{BUILD, QUICK, built_site, quick};
 
 const BOTH: [(&str, Protocol); 2] = [("e2b", Protocol::E2b), ("daytona", Protocol::Daytona)];
 
@@ -32,7 +32,13 @@ fn way_to<'a>(name: &str, url: &'a str) -> Vec<(&'static str, &'a str)> {
 fn as_default<'a>(name: &'a str, url: &'a str) -> Vec<(&'a str, &'a str)> {
     let mut settings = way_to(name, url);
     settings.push(("SANDBOX_BUILDER_DEFAULT_PROVIDER", name));
-    quick(&settings)
+    quickly(settings)
+}
+
+fn quickly<'a>(more: Vec<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
+    let mut all: Vec<(&'a str, &'a str)> = QUICK.to_vec();
+    all.extend(more);
+    all
 }
 
 async fn start(settings: Settings<'_>) -> TestApp {
@@ -74,7 +80,7 @@ async fn a_build_at_a_remote_provider_goes_live_and_leaves_nothing_there() {
 #[tokio::test]
 async fn an_organization_is_given_another_provider_and_back() {
     let server = cloud(Protocol::E2b);
-    let settings = quick(&way_to("e2b", server.url()));
+    let settings = quickly(way_to("e2b", server.url()));
     let app = start(&settings).await;
     let (project, worker) = app.project("given").await;
     let set = |provider: &str| {
