@@ -165,12 +165,10 @@ async fn a_cut_stream_is_taken_up_again() {
                     setTimeout(() => require('fs').writeFileSync('go', ''), 1500)";
         let ran = run(&mut *sandbox, script(text)).await;
         assert_eq!(ran.outcome.end, ExecEnd::Exited(7), "{name}: {}", ran.output);
-        assert!(
-            ran.output.starts_with("first\n") && ran.output.ends_with("last\n"),
-            "{name}: {}",
-            ran.output
-        );
-        assert_eq!(ran.output.matches("first").count(), 1, "{name}: {}", ran.output);
+        assert!(ran.output.ends_with("last\n"), "{name}: {}", ran.output);
+        // Daytona tells a log from its beginning; E2B only what comes, and that is said in the log.
+        let told = if name == "e2b" { "some output is missing" } else { "first" };
+        assert_eq!(ran.output.matches(told).count(), 1, "{name}: {}", ran.output);
         sandbox.destroy().await.unwrap();
     }
 }

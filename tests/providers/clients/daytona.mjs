@@ -37,7 +37,7 @@ await sandbox.process.getSessionCommandLogs(
 const command = await sandbox.process.getSessionCommand('official-1', started.cmdId);
 await sandbox.process.deleteSession('official-1');
 const listed = (await sandbox.fs.listFiles(work)).map((file) => [file.name, file.isDir]).sort();
-const text = (await sandbox.fs.downloadFile(`${work}/deep/größe.txt`)).toString();
+const text = (await sandbox.fs.downloadFile(`${work}/a.txt`)).toString();
 const again = await daytona.get(sandbox.id);
 const found = [];
 for await (const one of daytona.list({ labels: { 'libra-installation': 'official' }, limit: 100 })) {

@@ -27,7 +27,8 @@ pub fn parts(content_type: &str, body: &Bytes) -> Vec<Part> {
         let Some(end) = find(&text, close.as_bytes()) else { break };
         let value = |key: &str| {
             let (_, tail) = head.split_once(&format!(" {key}=\""))?;
-            tail.split_once('"').map(|(value, _)| value.to_owned())
+            let end = tail.match_indices('"').find(|(at, _)| !tail[..*at].ends_with('\\'))?.0;
+            Some(tail[..end].replace("\\\"", "\""))
         };
         found.push(Part {
             name: value("name").unwrap_or_default(),
