@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::AppError;
+use secrecy::ExposeSecret;
+
 use crate::blobs::{BlobError, Blobs};
 use crate::config::{Settings, Start};
 use crate::queue::Queue;
@@ -59,7 +61,7 @@ pub async fn database<F>(settings: &Settings, open: impl Fn() -> F) -> Result<St
 where
     F: Future<Output = Result<Store, AppError>>,
 {
-    let url = &settings.database.url;
+    let url = settings.database.url.expose_secret();
     if url.is_empty() || url.starts_with("sqlite:") {
         return open().await;
     }

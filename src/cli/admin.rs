@@ -46,12 +46,12 @@ pub async fn open(settings: &Settings) -> Result<Store, AdminError> {
 }
 
 /// The organization that an argument names, which must exist.
-pub async fn org_of(store: &Store, text: &str) -> Result<OrgId, AdminError> {
+pub async fn org_of(store: &Store, argument: &str, text: &str) -> Result<OrgId, AdminError> {
     let org = OrgId::parse(text)
-        .map_err(|e| AdminError::Usage(format!("organization: {e}; `libra orgs list` shows them")))?;
+        .map_err(|e| AdminError::Usage(format!("{argument}: {e}; `libra orgs list` shows them")))?;
     let known = store.organization_exists(&org).await.map_err(AdminError::Store)?;
     known.then_some(org).ok_or_else(|| {
-        AdminError::Usage("there is no such organization; `libra orgs list` shows them".into())
+        AdminError::Usage(format!("{argument}: there is no such organization; `libra orgs list` shows them"))
     })
 }
 

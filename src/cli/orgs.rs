@@ -54,7 +54,7 @@ pub async fn run(args: &OrgsArgs, settings: &Settings) -> Result<(), AdminError>
             }
         }
         OrgsCommand::Set { org, sandbox_provider, json } => {
-            let id = org_of(&store, org).await?;
+            let id = org_of(&store, "ORG", org).await?;
             let chosen = Some(sandbox_provider.as_str()).filter(|name| *name != "default");
             if let Some(name) = chosen.filter(|name| !sandbox::offered(name, &settings.sandbox)) {
                 return Err(AdminError::Usage(format!(

@@ -60,7 +60,7 @@ pub async fn run(args: &TokensArgs, settings: &Settings) -> Result<(), AdminErro
     let store = open(settings).await?;
     match &args.command {
         TokensCommand::Create { of, acting, name, admin, scope, days, json } => {
-            let (org, user) = (org_of(&store, of).await?, user_id(acting)?);
+            let (org, user) = (org_of(&store, "--of", of).await?, user_id(acting)?);
             if !store.membership_exists(&org, &user).await.map_err(AdminError::Store)? {
                 return Err(AdminError::Usage("that user is no member of that organization".into()));
             }

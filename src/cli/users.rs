@@ -36,7 +36,7 @@ pub async fn run(args: &UsersArgs, settings: &Settings) -> Result<(), AdminError
     let store = open(settings).await?;
     match &args.command {
         UsersCommand::Create { name, of, json } => {
-            let org = org_of(&store, of).await?;
+            let org = org_of(&store, "--of", of).await?;
             let id = store.user_create(name, &org).await.map_err(AdminError::of("user"))?;
             if *json {
                 render::line(&json!({ "userId": id.as_str(), "orgId": of, "name": name }).to_string());

@@ -207,7 +207,7 @@ impl Bench<'_, '_, '_> {
         let mut folders: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("./"))
-            .filter(|page| !self.tree.files.contains_key(&detect::join(&plan.directory, page)))
+            .filter(|page| !self.source.tree.files.contains_key(&detect::join(&plan.directory, page)))
             .filter_map(|page| page.strip_suffix("/index.html").map(ToOwned::to_owned))
             .collect();
         folders.sort();

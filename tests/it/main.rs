@@ -6,6 +6,9 @@ mod answers;
 mod app;
 mod blocked;
 mod parts;
+#[path = "../providers/server/mod.rs"]
+#[expect(dead_code, reason = "the provider tests ask it more")]
+mod cloud;
 mod tenants;
 mod wire;
 
@@ -41,6 +44,7 @@ mod openapi;
 mod racing;
 mod restarts;
 mod s3;
+mod remote;
 mod secrets;
 mod serving;
 mod serving_alone;
