@@ -13,6 +13,7 @@ mod cleanup;
 mod dependencies;
 mod deploy;
 mod detect;
+mod inputs;
 mod log;
 mod mask;
 mod output;
