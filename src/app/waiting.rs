@@ -110,7 +110,8 @@ pub async fn broker(settings: &Settings, queue: &Queue, store: &Store) -> Result
     let start = &settings.start;
     let patience = Patience::of(start);
     let part = Part { name: "broker", address: settings.nats.url.masked(), key: "nats.url" };
-    let can_serve = start.serve_without_broker && store.route_epoch().await? > 0;
+    let can_serve = start.serve_without_broker
+        && store.route_changes(0).await?.live.iter().any(|site| site.version_id.is_some());
     let waited = until_there(&part, patience, || async {
         match queue.wait_ready(patience.pause).await {
             Ok(()) => Tried::There(true),

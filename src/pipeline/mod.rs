@@ -16,6 +16,7 @@ mod deploy;
 mod detect;
 mod diagnose;
 mod lockfile;
+mod inputs;
 mod log;
 mod manager;
 mod mask;

@@ -143,25 +143,32 @@ async fn an_install_reaches_neither_cache_nor_mirror_nor_other_slots() {
 #[tokio::test]
 async fn writes_above_kept_dependencies_count_even_if_they_were_deleted() {
     let yard = Yard::new();
-    let large = format!("{INSTALL} fs.writeFileSync('node_modules/large', Buffer.alloc(30 << 20, 1));");
+    let large = format!(
+        "{INSTALL} for (let i = 0; i < 3; i++) fs.writeFileSync('node_modules/large' + i, Buffer.alloc(10 << 20, 1));"
+    );
     assert!(matches!(prepare(&yard, "count.1", &mine(), &large).await, Kept::Yes(_)));
     // What lies below does not count, what is written does, and so does what is deleted and held open.
     for (id, script, end) in [
-        ("count.2", "require('fs').readFileSync('node_modules/large').length", "exit code 0"),
+        (
+            "count.2",
+            "for (let i = 0; i < 3; i++) require('fs').readFileSync('node_modules/large' + i)",
+            "exit code 0",
+        ),
         (
             "count.3",
-            "require('fs').writeFileSync('node_modules/a/x', Buffer.alloc(40 << 20, 1))",
+            "for (const to of ['a/x', 'y']) require('fs').writeFileSync('node_modules/' + to, Buffer.alloc(20 << 20, 1))",
             "disk limit",
         ),
         (
             "count.4",
             r#"const fs = require("fs"), fd = fs.openSync("node_modules/a/x", "w"); fs.rmSync("node_modules/a/x");
-               for (let i = 0; i < 40; i++) fs.writeSync(fd, Buffer.alloc(1 << 20, 1)); setInterval(() => {}, 1000)"#,
+               const other = fs.openSync("node_modules/y", "w"); fs.rmSync("node_modules/y");
+               for (let i = 0; i < 20; i++) for (const to of [fd, other]) fs.writeSync(to, Buffer.alloc(1 << 20, 1)); setInterval(() => {}, 1000)"#,
             "disk limit",
         ),
         (
             "count.5",
-            r#"const fs = require("fs"), fd = fs.openSync("node_modules/large", "r+"); fs.rmSync("node_modules/large"); setInterval(() => {}, 1000)"#,
+            r#"const fs = require("fs"); for (let i = 0; i < 3; i++) { fs.openSync("node_modules/large" + i, "r+"); fs.rmSync("node_modules/large" + i); } setInterval(() => {}, 1000)"#,
             "disk limit",
         ),
     ] {

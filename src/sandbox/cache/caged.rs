@@ -2,7 +2,7 @@
 //! an install added, and holds on to a snapshot for as long as something may run above it.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -176,7 +176,7 @@ fn take(
     }
 }
 
-fn open(path: &PathBuf) -> Result<OwnedFd, SandboxError> {
+fn open(path: &Path) -> Result<OwnedFd, SandboxError> {
     tree::open_own_folder(path).map_err(|e| SandboxError::io("open", path, e))
 }
 

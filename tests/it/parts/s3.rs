@@ -1,7 +1,7 @@
 //! An S3 server of the tests: s3s-fs in this process, with credentials, behind a wire that can be slow,
 //! cut bodies off, reset connections, or answer 503.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -40,7 +40,6 @@ pub struct S3 {
     pub endpoint: String,
     secret: String,
     wire: watch::Sender<Wire>,
-    requests: Arc<std::sync::atomic::AtomicUsize>,
     folder: KeptFolder,
 }
 
@@ -57,8 +56,6 @@ impl S3 {
         std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let secret = uuid::Uuid::new_v4().simple().to_string();
         let (wire, wires) = watch::channel(Wire::Well);
-        let requests = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let counted = Arc::clone(&requests);
         let (ready, address) = std::sync::mpsc::channel();
         let (root, key) = (folder.path().to_owned(), secret.clone());
         // A thread and runtime of its own: it outlives the test that asked first.
@@ -69,11 +66,11 @@ impl S3 {
                 let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 ready.send(front.local_addr().unwrap()).unwrap();
                 let behind = server.local_addr().unwrap();
-                tokio::join!(serve(server, &root, key), wiring(front, behind, wires, counted));
+                tokio::join!(serve(server, &root, key), wiring(front, behind, wires));
             });
         });
         let endpoint = format!("http://{}", address.recv().unwrap());
-        Self { endpoint, secret, wire, requests, folder }
+        Self { endpoint, secret, wire, folder }
     }
 
     /// Settings of a server whose blobs lie here, in a place of their own beneath `prefix`.
@@ -95,26 +92,6 @@ impl S3 {
         self.wire.send_replace(wire);
     }
 
-    /// Connections that carried at least one request so far.
-    pub fn connections(&self) -> usize {
-        self.requests.load(std::sync::atomic::Ordering::SeqCst)
-    }
-
-    /// The objects beneath a prefix, and what else the server keeps: paths within its folder.
-    pub fn files(&self) -> Vec<std::path::PathBuf> {
-        let mut found = Vec::new();
-        let mut folders = vec![self.folder.path().to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-                match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => folders.push(entry.path()),
-                    _ => found.push(entry.path()),
-                }
-            }
-        }
-        found
-    }
-
     /// The file that holds an object.
     pub fn object(&self, key: &str) -> std::path::PathBuf {
         self.folder.path().join(BUCKET).join(key)
@@ -133,20 +110,14 @@ async fn serve(listener: TcpListener, root: &std::path::Path, secret: String) {
     }
 }
 
-async fn wiring(
-    listener: TcpListener,
-    behind: std::net::SocketAddr,
-    wires: watch::Receiver<Wire>,
-    counted: Arc<std::sync::atomic::AtomicUsize>,
-) {
+async fn wiring(listener: TcpListener, behind: std::net::SocketAddr, wires: watch::Receiver<Wire>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
         let mut wires = wires.clone();
-        let counted = Arc::clone(&counted);
         tokio::spawn(async move {
             let wire = *wires.borrow_and_update();
             tokio::select! {
-                () = carry(client, behind, wire, &counted) => {}
+                () = carry(client, behind, wire) => {}
                 // Dropped, so closed.
                 _ = wires.changed() => {}
             }
@@ -154,12 +125,7 @@ async fn wiring(
     }
 }
 
-async fn carry(
-    mut client: TcpStream,
-    behind: std::net::SocketAddr,
-    wire: Wire,
-    counted: &std::sync::atomic::AtomicUsize,
-) {
+async fn carry(mut client: TcpStream, behind: std::net::SocketAddr, wire: Wire) {
     if wire == Wire::Gone {
         // Closed with data unread or to come, which is a reset.
         client.set_zero_linger().unwrap();
@@ -167,7 +133,6 @@ async fn carry(
     }
     let mut first = vec![0; CHUNK];
     let Ok(read @ 1..) = client.read(&mut first).await else { return };
-    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     match wire {
         Wire::Silent => return drain(&mut client).await,
         Wire::Unavailable => {
