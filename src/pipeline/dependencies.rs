@@ -7,16 +7,16 @@ use std::time::Instant;
 use super::Walk;
 use super::build::Bench;
 use super::detect::{BuildPlan, Install};
-use super::tools::Job;
-use crate::toolchain::Manager;
 use super::inputs::{Reading, is_input, is_manager_setting, is_settings_file, scriptless};
 use super::step::StepError;
 use super::sync::Source;
+use super::tools::Job;
 use crate::domain::Step;
 use crate::domain::time::rfc3339;
 use crate::sandbox::{
     CacheScope, DependencyOrder, Found, FrameworkCaches, FrameworkOrder, Kept, Restored, Share,
 };
+use crate::toolchain::Manager;
 
 const STEP: Step = Step::Build;
 
@@ -86,9 +86,11 @@ pub async fn installation(
         reading.add("source", source.digest.as_str());
     }
     let own_scripts = reading.own_scripts;
-    let mut installation = Installation { command, env: env.to_vec(), own_scripts, order: Err(String::new()) };
+    let mut installation =
+        Installation { command, env: env.to_vec(), own_scripts, order: Err(String::new()) };
     // npm without a version of its own is the one that comes with Node.
-    let manager = format!("{} {}", choice.manager.program(), choice.manager_version.as_deref().unwrap_or_default());
+    let manager =
+        format!("{} {}", choice.manager.program(), choice.manager_version.as_deref().unwrap_or_default());
     let fixed =
         [&manager, &choice.node_version, &installation.command.join("\0"), folder].map(ToOwned::to_owned);
     let lockfile = source.tree.files.get(&at(folder, "package-lock.json"));
@@ -177,11 +179,7 @@ impl Bench<'_, '_, '_> {
     }
 
     /// They see this deployment's files, which the kept dependencies don't depend on.
-    async fn own_scripts(
-        &mut self,
-        folder: &str,
-        installation: &Installation,
-    ) -> Result<i32, StepError> {
+    async fn own_scripts(&mut self, folder: &str, installation: &Installation) -> Result<i32, StepError> {
         let manager = installation.command.first().cloned().unwrap_or_default();
         for script in &installation.own_scripts {
             let code = self.command(folder, &[manager.clone(), "run".into(), script.clone()]).await?;

@@ -73,7 +73,8 @@ pub async fn run(
             let made = walk.pipeline.sandboxes.create(chosen.as_deref(), order).await;
             let sandbox = made.map_err(from_sandbox)?;
             fill(walk, source, &job, held.0.insert(sandbox)).await?;
-            let recognised = Recognised { framework: job.plan.framework.clone(), sign: job.plan.sign.clone() };
+            let recognised =
+                Recognised { framework: job.plan.framework.clone(), sign: job.plan.sign.clone() };
             Ok(Done::completed(Work::Build(Box::new(job)), "Sandbox ready").with_result(&recognised))
         }
     }

@@ -187,8 +187,6 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use std::collections::HashMap;
 
-    use super::*;
-
     /// What is said of this address and these other settings of the database.
     fn said(url: &str, more: &[(&str, &str)]) -> String {
         let folder = tempfile::tempdir().unwrap();

@@ -5,10 +5,10 @@
 mod answers;
 mod app;
 mod blocked;
-mod parts;
 #[path = "../providers/server/mod.rs"]
 #[expect(dead_code, reason = "the provider tests ask it more")]
 mod cloud;
+mod parts;
 mod tenants;
 mod wire;
 
@@ -19,8 +19,8 @@ mod build_env;
 mod builds;
 mod cache;
 mod doctor;
-mod managers;
 mod frameworks;
+mod managers;
 
 mod failing;
 
@@ -42,9 +42,9 @@ mod kills;
 mod migrate;
 mod openapi;
 mod racing;
+mod remote;
 mod restarts;
 mod s3;
-mod remote;
 mod secrets;
 mod serving;
 mod serving_alone;

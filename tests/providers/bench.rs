@@ -92,7 +92,13 @@ impl Bench {
     }
 
     pub fn order(&self, id: &str) -> SandboxOrder {
-        SandboxOrder { id: id.into(), limits: self.settings.limits(), node_major: 24 }
+        SandboxOrder {
+            id: id.into(),
+            limits: self.settings.limits(),
+            node_major: 24,
+            egress: Vec::new(),
+            tools: libra::sandbox::ToolFolders::default(),
+        }
     }
 
     pub async fn sandbox(&self, id: &str) -> Box<dyn Sandbox> {
