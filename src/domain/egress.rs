@@ -108,7 +108,7 @@ mod tests {
     fn addresses_and_whole_suffixes_are_refused() {
         for (text, why) in [
             ("10.0.0.1", EgressHostError::Address),
-            ("[::1]:443", EgressHostError::Name),
+            ("[::1]:443", EgressHostError::Address),
             ("127.0.0.1:80", EgressHostError::Address),
             ("*", EgressHostError::Name),
             ("*.com", EgressHostError::TooWide),

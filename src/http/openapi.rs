@@ -174,7 +174,9 @@ fn for_each_response(
 
 fn operations(openapi: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
     let items = openapi.paths.paths.values_mut();
-    items.flat_map(|item| [&mut item.get, &mut item.post, &mut item.put].into_iter().flatten())
+    items.flat_map(|item| {
+        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch].into_iter().flatten()
+    })
 }
 
 /// The document as JSON.

@@ -59,7 +59,11 @@ pub async fn run(
                 return Err(StepError::platform(STEP, "The sandbox is gone.", "no sandbox is held"));
             };
             // A tenant's variable of the same name comes later and wins.
-            let mut all = Commands { choice: &job.choice }.environment();
+            let mut all = match job.tools {
+                Some(_) => Commands { choice: &job.choice }.environment(),
+                // It names places in the sandboxes of this host.
+                None => Vec::new(),
+            };
             all.extend(env);
             let mut bench = Bench { walk, source, sandbox, log: &mut log, env: all };
             let collected = bench.build(&job).await?;
@@ -91,7 +95,7 @@ impl Bench<'_, '_, '_> {
         self.install(job).await?;
         self.take_framework_caches(plan).await?;
         let build = Commands { choice: &job.choice }.build(&plan.build);
-        let code = self.command(&plan.directory, &build).await?;
+        let code = self.managed(job, &plan.directory, &build).await?;
         if code != 0 {
             let summary = format!("The build command failed with exit code {code}.");
             let hint = "Read the build log; run the same command on your machine.";
@@ -105,7 +109,10 @@ impl Bench<'_, '_, '_> {
     async fn install(&mut self, job: &Job) -> Result<(), StepError> {
         let choice = &job.choice;
         let (commands, folder, manager) = (Commands { choice }, &choice.workspace, choice.manager);
-        let locked = commands.install_locked();
+        let locked = match job.tools {
+            Some(_) => commands.install_locked(),
+            None => commands.fetched(&commands.install_locked()),
+        };
         let installation = dependencies::installation(self.walk, self.source, job, locked, &self.env).await?;
         let code = match &job.plan.install {
             Install::Skipped => {
@@ -122,7 +129,7 @@ impl Bench<'_, '_, '_> {
             Install::Nothing | Install::Detected if choice.lockfile.is_none() => {
                 self.say(&format!("libra: no lockfile: versions are chosen anew by {manager} install"))
                     .await?;
-                self.command(folder, &commands.install_unlocked()).await?
+                self.managed(job, folder, &commands.install_unlocked()).await?
             }
             Install::Nothing | Install::Detected => {
                 self.log.watch_for(commands.misfit());
@@ -134,7 +141,11 @@ impl Bench<'_, '_, '_> {
                         "libra: the lockfile does not fit package.json; falling back to {manager} install"
                     ))
                     .await?;
-                    self.command(folder, &commands.install_unlocked()).await?
+                    let code = self.managed(job, folder, &commands.install_unlocked()).await?;
+                    if code == 0 {
+                        self.keep_misfit(&installation).await?;
+                    }
+                    code
                 } else {
                     code
                 }
@@ -146,6 +157,14 @@ impl Bench<'_, '_, '_> {
         let summary = format!("Installing the dependencies failed with exit code {code}.");
         let hint = "Check package.json and the lockfile; the build log has the package manager's own words.";
         Err(self.diagnosed(Phase::Install, &job.plan, summary, hint))
+    }
+
+    /// A command of the package manager, which may have to be fetched first.
+    async fn managed(&mut self, job: &Job, directory: &str, argv: &[String]) -> Result<i32, StepError> {
+        match job.tools {
+            Some(_) => self.command(directory, argv).await,
+            None => self.command(directory, &Commands { choice: &job.choice }.fetched(argv)).await,
+        }
     }
 
     /// Runs one command to its end and answers its exit code.

@@ -27,6 +27,8 @@ pub struct Installation {
     /// Scripts of the project itself that belong to an install, in their order.
     own_scripts: Vec<String>,
     order: Result<DependencyOrder, String>,
+    /// What was installed in spite of a lockfile that does not fit: for this project and target only.
+    misfit: Option<DependencyOrder>,
 }
 
 /// Manifests looked at, and their bytes together: a tree may be made of them.
@@ -47,6 +49,7 @@ pub async fn installation(
         env: env.to_vec(),
         own_scripts: Vec::new(),
         order: Err(why.to_owned()),
+        misfit: None,
     };
     match job.plan.install {
         Install::Detected if choice.lockfile.is_none() => return Ok(uncached("there is no lockfile")),
@@ -87,7 +90,7 @@ pub async fn installation(
     }
     let own_scripts = reading.own_scripts;
     let mut installation =
-        Installation { command, env: env.to_vec(), own_scripts, order: Err(String::new()) };
+        Installation { command, env: env.to_vec(), own_scripts, order: Err(String::new()), misfit: None };
     // npm without a version of its own is the one that comes with Node.
     let manager =
         format!("{} {}", choice.manager.program(), choice.manager_version.as_deref().unwrap_or_default());
@@ -103,6 +106,7 @@ pub async fn installation(
         Some(file) => scriptless(&read(walk, &file.digest).await?),
         None => None,
     };
+    let misfit = serde_json::to_vec(&("misfit", &fixed, &reading.inputs, env));
     let (share, inputs) = match scriptless {
         Some(lockfile) => {
             // Said by us, and not only by the lockfile; and nothing of the tenant's reaches npm.
@@ -113,13 +117,18 @@ pub async fn installation(
         }
         None => (Share::Target, serde_json::to_vec(&(fixed, reading.inputs, &installation.env))),
     };
-    installation.order = inputs.map_err(|e| e.to_string()).map(|inputs| DependencyOrder {
+    let source_may_change = !installation.own_scripts.is_empty();
+    let order = |share, inputs| DependencyOrder {
         scope: scope(walk),
         share,
         inputs,
         source: source.tree.files.keys().cloned().collect(),
-        source_may_change: !installation.own_scripts.is_empty(),
-    });
+        source_may_change,
+    };
+    installation.order = inputs.map_err(|e| e.to_string()).map(|inputs| order(share, inputs));
+    // Making the lockfile fit changes it.
+    installation.misfit =
+        misfit.ok().map(|inputs| DependencyOrder { source_may_change: true, ..order(Share::Target, inputs) });
     Ok(installation)
 }
 
@@ -158,7 +167,15 @@ impl Bench<'_, '_, '_> {
             }
         };
         let Some(cache) = self.sandbox.cache() else { return Ok(None) };
-        match cache.restore_dependencies(order).await.map_err(|e| self.refused(e))? {
+        let mut restored = cache.restore_dependencies(order).await;
+        if let (Ok(Restored::Miss { key }), Some(misfit)) = (&restored, &installation.misfit) {
+            let key = key.clone();
+            restored = cache.restore_dependencies(misfit).await.map(|other| match other {
+                Restored::Miss { .. } => Restored::Miss { key },
+                hit @ Restored::Hit(_) => hit,
+            });
+        }
+        match restored.map_err(|e| self.refused(e))? {
             Restored::Miss { key } => {
                 self.say(&format!("libra: dependencies: miss {key}")).await?;
                 Ok(None)
@@ -204,6 +221,14 @@ impl Bench<'_, '_, '_> {
             self.keep(order).await?;
         }
         Ok(code)
+    }
+
+    /// Offers to the next build what was installed after all, with a lockfile that does not fit.
+    pub(super) async fn keep_misfit(&mut self, installation: &Installation) -> Result<(), StepError> {
+        match &installation.misfit {
+            Some(order) => self.keep(order).await,
+            None => Ok(()),
+        }
     }
 
     async fn keep(&mut self, order: &DependencyOrder) -> Result<(), StepError> {

@@ -68,6 +68,22 @@ impl Commands<'_> {
         }
     }
 
+    /// A command where the manager is not at hand, as at providers elsewhere: npm, which comes with every
+    /// Node, fetches it by its exact version.
+    pub fn fetched(&self, argv: &[String]) -> Vec<String> {
+        let manager = self.choice.manager;
+        let own = argv.first().is_some_and(|program| program == manager.program());
+        match &self.choice.manager_version {
+            Some(version) if own && manager != Manager::Npm => {
+                let package = format!("--package={}@{version}", manager.package());
+                let mut led = words(&["npm", "exec", "--yes", &package, "--"]);
+                led.extend_from_slice(argv);
+                led
+            }
+            _ => argv.to_vec(),
+        }
+    }
+
     /// Where a manager must be kept from fetching another version of itself, or from changing its mind.
     pub fn environment(&self) -> Vec<(String, String)> {
         let mut pairs: Vec<(&str, &str)> = match self.choice.manager {
@@ -140,6 +156,10 @@ mod tests {
         assert_eq!(tool(Manager::Bun), "bun run vite build");
         assert_eq!(own(Manager::Pnpm), "npm exec --call a && b");
         assert_eq!(own(Manager::YarnBerry), "yarn exec npm exec --call a && b");
+        let pnpm = Choice { manager_version: Some("10.1.0".into()), ..choice(Manager::Pnpm) };
+        let fetched = |line: &[&str]| Commands { choice: &pnpm }.fetched(&words(line)).join(" ");
+        assert_eq!(fetched(&["pnpm", "run", "x"]), "npm exec --yes --package=pnpm@10.1.0 -- pnpm run x");
+        assert_eq!(fetched(&["npm", "run", "x"]), "npm run x");
         let berry = choice(Manager::YarnBerry);
         let commands = Commands { choice: &berry };
         assert_eq!(commands.install_locked(), ["yarn", "install", "--immutable"]);

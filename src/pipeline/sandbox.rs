@@ -57,19 +57,21 @@ pub async fn run(
             Ok(Done::skipped(work, "No sandbox needed: nothing to build").with_result(&recognised))
         }
         Plan::Build(plan) => {
-            let job = tools::ready(walk, source, *plan).await?;
+            let chosen = walk.control().store.organization_sandbox_provider(&walk.org).await;
+            let chosen = chosen.map_err(|e| StepError::store(STEP, e))?;
+            let elsewhere = walk.pipeline.sandboxes.is_remote(chosen.as_deref());
+            let job = tools::ready(walk, source, *plan, elsewhere).await?;
+            let manager = job.tools.as_ref().and_then(|tools| tools.manager.as_ref());
             let order = SandboxOrder {
                 id: walk.name(),
                 limits: walk.control().settings.sandbox.limits(),
                 node_major: job.choice.node_major,
                 egress: egress(walk, project),
                 tools: ToolFolders {
-                    node: Some(job.tools.node.folder.clone()),
-                    manager: job.tools.manager.as_ref().map(|tool| tool.folder.clone()),
+                    node: job.tools.as_ref().map(|tools| tools.node.folder.clone()),
+                    manager: manager.map(|tool| tool.folder.clone()),
                 },
             };
-            let chosen = walk.control().store.organization_sandbox_provider(&walk.org).await;
-            let chosen = chosen.map_err(|e| StepError::store(STEP, e))?;
             let made = walk.pipeline.sandboxes.create(chosen.as_deref(), order).await;
             let sandbox = made.map_err(from_sandbox)?;
             fill(walk, source, &job, held.0.insert(sandbox)).await?;

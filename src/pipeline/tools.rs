@@ -13,14 +13,20 @@ use crate::toolchain::{self, Choice, Mistake, ToolError, Tools, Wishes};
 
 const STEP: Step = Step::Sandbox;
 
-/// A build with all that it runs with; the tools stay in place as long as this lives.
+/// A build with all that it runs with; tools of this host stay in place as long as this lives. A provider
+/// elsewhere has its own Node, and none of the tools.
 pub struct Job {
     pub plan: BuildPlan,
     pub choice: Choice,
-    pub tools: Tools,
+    pub tools: Option<Tools>,
 }
 
-pub async fn ready(walk: &Walk<'_>, source: &Source, plan: BuildPlan) -> Result<Job, StepError> {
+pub async fn ready(
+    walk: &Walk<'_>,
+    source: &Source,
+    plan: BuildPlan,
+    elsewhere: bool,
+) -> Result<Job, StepError> {
     let files = &source.tree.files;
     let has = |path: &str| files.contains_key(path);
     let mut contents = BTreeMap::new();
@@ -30,7 +36,10 @@ pub async fn ready(walk: &Walk<'_>, source: &Source, plan: BuildPlan) -> Result<
     }
     let wishes = Wishes { node: plan.node.clone(), package_manager: plan.package_manager.clone() };
     let choice = toolchain::choose(&plan.directory, &has, &contents, &wishes).map_err(mistake)?;
-    let tools = walk.pipeline.toolchain.ready(&choice).await.map_err(failed)?;
+    let tools = match elsewhere {
+        false => Some(walk.pipeline.toolchain.ready(&choice).await.map_err(failed)?),
+        true => None,
+    };
     let plan = with_workspace(plan, &choice);
     Ok(Job { plan, choice, tools })
 }

@@ -57,12 +57,21 @@ impl Providers {
         provider: Option<&str>,
         order: SandboxOrder,
     ) -> Result<Box<dyn Sandbox>, SandboxError> {
-        let chosen = match provider {
+        let absent = || SandboxError::ProviderAbsent { name: provider.unwrap_or("default").to_owned() };
+        self.chosen(provider).ok_or_else(absent)?.create(order).await
+    }
+
+    /// Whether that provider's sandboxes are elsewhere, where nothing of this host can be mounted.
+    #[must_use]
+    pub fn is_remote(&self, provider: Option<&str>) -> bool {
+        self.chosen(provider).is_some_and(|chosen| chosen.is_remote())
+    }
+
+    fn chosen(&self, provider: Option<&str>) -> Option<&Arc<dyn Provider>> {
+        match provider {
             None => self.all.first(),
             Some(name) => self.all.iter().find(|provider| provider.name() == name),
-        };
-        let absent = || SandboxError::ProviderAbsent { name: provider.unwrap_or("default").to_owned() };
-        chosen.ok_or_else(absent)?.create(order).await
+        }
     }
 
     /// What each of them can isolate, the default one first.

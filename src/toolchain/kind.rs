@@ -29,6 +29,18 @@ impl Manager {
         }
     }
 
+    /// The package that its program comes in, wherever it runs.
+    #[must_use]
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::Npm => "npm",
+            Self::Pnpm => "pnpm",
+            Self::YarnClassic => "yarn",
+            Self::YarnBerry => "@yarnpkg/cli-dist",
+            Self::Bun => "bun",
+        }
+    }
+
     /// The lockfiles that it reads, the one it prefers first.
     #[must_use]
     pub const fn lockfiles(self) -> &'static [&'static str] {

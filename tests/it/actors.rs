@@ -68,7 +68,14 @@ async fn a_version_that_can_not_be_installed_holds_nobody_else_up() {
     // Gone from this disk and from the blob store, while it is served.
     std::fs::remove_dir_all(app.folder.data().join("edge/versions").join(&lost)).unwrap();
     let pack = app.one(&format!("SELECT pack_digest FROM version WHERE id = '{lost}'"));
-    let blob = app.folder.data().join("blobs").join(&app.org).join("sha256").join(&pack[..2]).join(&pack);
+    let blob = app
+        .folder
+        .ground
+        .blob_folder(&app.folder.data())
+        .join(&app.org)
+        .join("sha256")
+        .join(&pack[..2])
+        .join(&pack);
     std::fs::remove_file(blob).unwrap();
     // A rebuilt registry keeps serving what the last one had: the page is in memory.
     assert_eq!(app.worker(&broken_worker, "/").await.status(), 200);

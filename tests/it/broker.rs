@@ -4,39 +4,42 @@ use async_nats::jetstream;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::app::TestApp;
-use crate::failing::{broker, broker_pid, quick, signal};
+use crate::app::{Folder, TestApp};
+use crate::failing::{broker, broker_mark, quick};
+use crate::parts::Whose;
 
 #[tokio::test]
 async fn a_broker_that_is_away_or_killed_delays_a_deployment_and_loses_none() {
-    let app = TestApp::start_with(&quick(&[])).await;
+    let folder = Folder::with_parts(Whose::Own);
+    let server = folder.serve(&quick(&[]));
+    let app = TestApp::on(folder, server);
     let (waiting, waiting_worker) = app.project("waiting").await;
     let (running, running_worker) = app.project("running").await;
     // Killed in the middle of a deployment: its lease and its walk do not depend on the broker.
     app.hold(&format!("build.begin@{running}")).await;
     let on_its_way = app.deploy(&app.body(&running, &[("index.html", "<h1>running</h1>")])).await;
     app.until_held(&on_its_way, "build").await;
-    let killed = broker_pid(&app.folder);
-    signal(killed, Signal::SIGKILL);
+    let killed = broker_mark(&app.folder);
+    app.folder.ground.kill_broker(&app.folder.data());
     app.release(&format!("build.begin@{running}")).await;
     let document = app.until_final(&on_its_way).await;
     assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &1.into()), "{document:#}");
     assert_eq!(app.worker(&running_worker, "/").await.text().await.unwrap(), "<h1>running</h1>");
     app.wait("a new broker answers", async || {
-        broker_pid(&app.folder) != killed && app.health().await["checks"]["queue"]["status"] == "healthy"
+        (killed.is_none() || broker_mark(&app.folder) != killed)
+            && app.health().await["checks"]["queue"]["status"] == "healthy"
     })
     .await;
 
     // Away at POST: accepted all the same, and made as soon as it is back.
-    let stopped = broker_pid(&app.folder);
-    signal(stopped, Signal::SIGSTOP);
+    app.folder.ground.signal_broker(&app.folder.data(), Signal::SIGSTOP);
     let id = app.deploy(&app.body(&waiting, &[("index.html", "<h1>waited</h1>")])).await;
     app.wait("the ring was tried", async || app.server.log().contains("the broker took no ring")).await;
     let (status, _) = app.get("/health").await;
     assert!(status == 200 || status == 503);
     app.wait("health tells", async || app.health().await["checks"]["queue"]["status"] == "unhealthy").await;
     assert_eq!(app.status(&id).await["status"], "queued");
-    signal(stopped, Signal::SIGCONT);
+    app.folder.ground.signal_broker(&app.folder.data(), Signal::SIGCONT);
     let document = app.until_final(&id).await;
     assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &1.into()), "{document:#}");
     assert_eq!(app.switches(&id), "1");

@@ -39,7 +39,7 @@ impl Yard {
         let (host, server) = Host::serve(&folder, settings);
         let app = TestApp::on(folder, server);
         let started = app.server.log();
-        assert!(started.contains("provider=\"local\" ok=true"), "{started}");
+        assert!(started.contains("provider=\"local\" default=true ok=true"), "{started}");
         let polled = if started.contains("limiter=polling") { " (polled)" } else { "" };
         Self { app, host, polled }
     }

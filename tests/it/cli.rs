@@ -125,7 +125,7 @@ fn mistakes_in_the_settings_are_told_all_at_once() {
     let output = run(&folder, &settings[1..3], &["config", "check"]);
     let told = said(&output);
     assert_eq!(code(&output), 64);
-    for part in ["http.listen", "nowhere", "IP:PORT", "sandbox.provider", "e2b", "bubblewrap"] {
+    for part in ["http.listen", "nowhere", "IP:PORT", "sandbox.e2b.api_key", "E2B_API_KEY"] {
         assert!(told.contains(part), "{part} is not told: {told}");
     }
     let output = run(&folder, &settings[5..6], &["config", "check"]);

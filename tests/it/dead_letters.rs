@@ -1,8 +1,9 @@
 //! The third platform failure: a dead letter with all that a redrive needs, then failed, and no
 //! fourth attempt.
 
-use crate::app::TestApp;
-use crate::failing::{broker_pid, quick, signal};
+use crate::app::{Folder, TestApp};
+use crate::failing::quick;
+use crate::parts::Whose;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -49,7 +50,9 @@ async fn third_platform_failure_goes_to_dead_letters_and_there_is_no_fourth_atte
 
 #[tokio::test]
 async fn a_dead_letter_that_can_not_be_written_holds_the_deployment_until_it_can() {
-    let app = TestApp::start_with(&quick(&[])).await;
+    let folder = Folder::with_parts(Whose::Own);
+    let server = folder.serve(&quick(&[]));
+    let app = TestApp::on(folder, server);
     let (project, _) = app.project("letterless").await;
     app.fail(&format!("deploy.begin@{project}")).await;
     app.hold("sync.end").await;
@@ -69,14 +72,13 @@ async fn a_dead_letter_that_can_not_be_written_holds_the_deployment_until_it_can
             app.release("sync.end").await;
         }
     }
-    let broker = broker_pid(&app.folder);
-    signal(broker, Signal::SIGSTOP);
+    app.folder.ground.signal_broker(&app.folder.data(), Signal::SIGSTOP);
     app.release("validate.begin").await;
     let unconfirmed = "the dead letter was not confirmed";
     app.wait("the dead letter was tried", async || app.server.log().contains(unconfirmed)).await;
     let document = app.status(&id).await;
     assert_eq!(document["status"], "in_progress", "{document:#}");
-    signal(broker, Signal::SIGCONT);
+    app.folder.ground.signal_broker(&app.folder.data(), Signal::SIGCONT);
     let document = app.until_final(&id).await;
     assert_eq!(document["status"], "failed", "{document:#}");
     let letters = app.letters().await;

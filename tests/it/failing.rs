@@ -123,24 +123,34 @@ fn names_beneath(path: &std::path::Path) -> impl Iterator<Item = String> {
 }
 
 /// The record of the embedded broker.
-pub fn broker_record(folder: &Folder) -> Option<Value> {
-    let text = std::fs::read_to_string(folder.data().join("nats/server.json")).ok()?;
+pub fn broker_record(data: &std::path::Path) -> Option<Value> {
+    let text = std::fs::read_to_string(data.join("nats/server.json")).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-pub fn broker_pid(folder: &Folder) -> i32 {
-    i32::try_from(broker_record(folder).unwrap()["pid"].as_i64().unwrap()).unwrap()
+pub fn broker_pid(data: &std::path::Path) -> i32 {
+    i32::try_from(broker_record(data).unwrap()["pid"].as_i64().unwrap()).unwrap()
 }
 
 pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
-/// A client of the embedded broker that is not ours: a publisher, or an operator.
+/// Who the broker of a folder is now: another answer means that it was replaced. A cluster's own servers
+/// come back where they were.
+pub fn broker_mark(folder: &Folder) -> Option<i32> {
+    folder.ground.account().is_none().then(|| broker_pid(&folder.data()))
+}
+
+/// A client of the broker that is not ours: a publisher, or an operator.
 pub async fn broker(folder: &Folder) -> async_nats::Client {
     let started = Instant::now();
     loop {
-        if let Some(record) = broker_record(folder) {
+        if let Some(account) = folder.ground.account() {
+            if let Some(client) = account.client().await {
+                return client;
+            }
+        } else if let Some(record) = broker_record(&folder.data()) {
             let word = |key: &str| record[key].as_str().unwrap().to_owned();
             let options = async_nats::ConnectOptions::with_user_and_password(word("user"), word("password"));
             if let Ok(client) = options.connect(word("url")).await {

@@ -155,7 +155,7 @@ async fn a_failed_command_gets_its_cause_and_the_line_that_proves_it() {
         ),
         (
             "engine",
-            r#"{"engines":{"node":">=99"},"dependencies":{"x":"file:./lib"},"scripts":{"build":"node build.js"}}"#,
+            r#"{"dependencies":{"x":"file:./lib"},"scripts":{"build":"node build.js"}}"#,
             "",
             "The project does not run on this version of Node.",
             ">=99",
@@ -166,7 +166,7 @@ async fn a_failed_command_gets_its_cause_and_the_line_that_proves_it() {
             ("package.json", manifest),
             ("build.js", script),
             ("lib/thing.js", ""),
-            ("lib/package.json", r#"{"name":"x","version":"1.0.0"}"#),
+            ("lib/package.json", r#"{"name":"x","version":"1.0.0","engines":{"node":">=99"}}"#),
             (".npmrc", "engine-strict=true\n"),
         ];
         let (member, log, _) = ended(&app, name, &files, json!({})).await;

@@ -131,8 +131,8 @@ async fn a_login_without_the_right_to_make_tables_serves_a_schema_that_is_there_
  {
     let folder = Folder::new();
     let (settings, may_serve): (Vec<(&str, String)>, bool) = match &folder.ground {
-        Ground::Production { database } => {
-            (vec![("LIBRA__DATABASE__URL", database.url(&database.lesser_role()))], true)
+        Ground::Production(parts) => {
+            (vec![("LIBRA__DATABASE__URL", parts.database.url(&parts.database.lesser_role()))], true)
         }
         Ground::Embedded => {
             std::fs::create_dir_all(folder.data().join("database")).unwrap();
@@ -145,17 +145,17 @@ async fn a_login_without_the_right_to_make_tables_serves_a_schema_that_is_there_
     let (code, said) = refusal(&folder, &settings);
     assert_eq!(code, 69, "{said}");
     assert!(!said.contains("CREATE TABLE"), "no statements for people: {said}");
-    if let Ground::Production { database } = &folder.ground {
+    if let Ground::Production(parts) = &folder.ground {
         assert!(said.contains("may create tables run `libra migrate up`"), "{said}");
         let doctor = folder.libra(&settings).args(["doctor", "--json"]).output().unwrap();
         let found = both(&doctor);
         assert!(found.contains("may not create tables") && found.contains(", encrypted"), "{found}");
         assert_eq!(migrate(&folder, &[], &["up"]).0, 0);
-        crate::parts::run(database.psql().args([
+        crate::parts::run(parts.database.psql().args([
             "-c",
             &format!(
                 "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lesser_{}",
-                database.name()
+                parts.database.name()
             ),
         ]));
     } else {

@@ -108,7 +108,8 @@ async fn an_organization_is_given_another_provider_and_back() {
     let id = app.deploy(&built_site(&app, &project, BUILD, "")).await;
     let document = app.until_final(&id).await;
     assert_eq!(document["cause"]["class"], "platform", "{document:#}");
-    assert!(document["cause"]["evidence"].to_string().contains("libra orgs set"), "{document:#}");
+    let (_, member) = app.get(&format!("/api/v1/deployments/{id}")).await;
+    assert!(member["deployment"]["cause"]["evidence"].to_string().contains("libra orgs set"), "{member:#}");
 }
 
 #[tokio::test]
@@ -133,7 +134,8 @@ async fn a_provider_that_is_down_costs_three_attempts_and_is_a_dead_letter() {
             (&json!("platform"), &json!("sandbox")),
             "{document:#}"
         );
-        let evidence = cause["evidence"].to_string();
+        let (_, member) = app.get(&format!("/api/v1/deployments/{id}")).await;
+        let evidence = member["deployment"]["cause"]["evidence"].to_string();
         assert!(evidence.contains(name) && evidence.contains("503"), "{evidence}");
         assert!(!document.to_string().contains("key-in-the-body"), "{document:#}");
         let letters = app.letters().await;

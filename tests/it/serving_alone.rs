@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 
-use crate::app::{BASE, TestApp};
-use crate::failing::{broker_pid, quick, signal};
+use crate::app::{BASE, Folder, TestApp};
+use crate::failing::quick;
+use crate::parts::Whose;
 
 const REQUESTS: usize = 10_000;
 const SITES: usize = 3;
@@ -34,7 +35,9 @@ async fn ten_thousand_requests_are_served_while_database_broker_blobs_and_actors
         ("LIBRA__RUNTIME__CACHE_WORKER_BYTES", "131072"),
         ("LIBRA__LOG__LEVEL", "info"),
     ]);
-    let app = TestApp::start_with(&settings).await;
+    let folder = Folder::with_parts(Whose::Own);
+    let server = folder.serve(&settings);
+    let app = TestApp::on(folder, server);
     let mut pages = Vec::new();
     for site in 0..SITES {
         let (project, worker) = app.project(&format!("site {site}")).await;
@@ -57,10 +60,12 @@ async fn ten_thousand_requests_are_served_while_database_broker_blobs_and_actors
     // All four away: the database locked and moved, the broker stopped, the blobs moved.
     let data = app.folder.data();
     let lock = app.folder.lock_writes();
-    let broker = broker_pid(&app.folder);
-    signal(broker, Signal::SIGSTOP);
-    for name in ["database", "blobs"] {
-        std::fs::rename(data.join(name), data.join(format!("{name}.away"))).unwrap();
+    let ground = &app.folder.ground;
+    ground.signal_broker(&data, Signal::SIGSTOP);
+    ground.blobs_are_away(&data, true);
+    match ground.cluster() {
+        Some(cluster) => cluster.stop(),
+        None => std::fs::rename(data.join("database"), data.join("database.away")).unwrap(),
     }
     let actors = ["domain_resolver", "worker_registry", "sweep", "deployment_0", "deployment_4"];
     for name in actors {
@@ -101,12 +106,16 @@ async fn ten_thousand_requests_are_served_while_database_broker_blobs_and_actors
     assert_eq!(ready.status(), 200);
 
     // Everything back: the control plane goes on where it was.
-    for name in ["database", "blobs"] {
-        // Whoever looked for it meanwhile may have made an empty one.
-        drop(std::fs::remove_dir_all(data.join(name)));
-        std::fs::rename(data.join(format!("{name}.away")), data.join(name)).unwrap();
+    match ground.cluster() {
+        Some(cluster) => cluster.keep_running(),
+        None => {
+            // Whoever looked for it meanwhile may have made an empty one.
+            drop(std::fs::remove_dir_all(data.join("database")));
+            std::fs::rename(data.join("database.away"), data.join("database")).unwrap();
+        }
     }
-    signal(broker, Signal::SIGCONT);
+    ground.blobs_are_away(&data, false);
+    ground.signal_broker(&data, Signal::SIGCONT);
     drop(lock);
     let (project, worker) = app.project("afterwards").await;
     app.deploy_live(&app.body(&project, &[("index.html", "back")])).await;

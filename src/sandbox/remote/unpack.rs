@@ -68,6 +68,22 @@ impl Read for Chunks {
     }
 }
 
+/// Archives are whole blocks: a stream that ends within one was cut.
+struct Blocks<R> {
+    reader: R,
+    read: u64,
+}
+
+impl<R: Read> Read for Blocks<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        const BLOCK: u64 = 512;
+        let size = self.reader.read(buffer)?;
+        self.read += size as u64;
+        let cut = size == 0 && !buffer.is_empty() && !self.read.is_multiple_of(BLOCK);
+        if cut { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(size) }
+    }
+}
+
 /// The archive could not be read to its end. What is no archive was made inside; a stream that ended
 /// early is the connection's.
 fn broken(source: std::io::Error) -> SandboxError {
@@ -82,7 +98,7 @@ fn read_archive(reader: impl Read, into: &Path, limits: CollectLimits) -> Result
     make_folder(into)?;
     let mut found = Collected::default();
     let mut taken = Taken { into, limits, total: 0, entries: 0, files: HashSet::new() };
-    let mut archive = Archive::new(reader);
+    let mut archive = Archive::new(Blocks { reader, read: 0 });
     let mut long_name = None;
     let mut ended = false;
     // Raw: the crate reads long names whole into memory, however long they say they are.

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use nix::sys::signal::Signal;
 use postgres::{Cluster, Database};
+use s3::{S3, Wire};
 
 /// Which parts this run is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +43,38 @@ pub enum Whose {
 }
 
 /// What one folder has of each part.
-#[derive(Debug)]
 pub enum Ground {
     Embedded,
-    Production { database: Database },
+    Production(Box<Production>),
+}
+
+/// PostgreSQL, an account on three `nats-server`s, a place on S3.
+pub struct Production {
+    pub database: Database,
+    brokers: Brokers,
+    account: nats::Account,
+    store: Store,
+    /// Where on S3 this folder's blobs lie.
+    place: String,
+}
+
+enum Brokers {
+    Shared,
+    Own(nats::Cluster),
+}
+
+enum Store {
+    Shared,
+    Own(S3),
+}
+
+impl Store {
+    fn s3(&self) -> &S3 {
+        match self {
+            Self::Shared => S3::shared(),
+            Self::Own(s3) => s3,
+        }
+    }
 }
 
 impl Ground {
@@ -57,7 +87,19 @@ impl Ground {
                     Whose::Own => Arc::new(Cluster::start(None)),
                     Whose::OwnOnSmallDisks(mebibytes) => Arc::new(Cluster::start(Some(mebibytes))),
                 };
-                Self::Production { database: Database::create(cluster) }
+                let (brokers, store) = match whose {
+                    Whose::Shared => (Brokers::Shared, Store::Shared),
+                    Whose::Own | Whose::OwnOnSmallDisks(_) => {
+                        (Brokers::Own(nats::Cluster::start(nats::Clients::Password)), Store::Own(S3::start()))
+                    }
+                };
+                let account = match &brokers {
+                    Brokers::Shared => nats::Cluster::shared().account(),
+                    Brokers::Own(own) => own.account(),
+                };
+                let place = uuid::Uuid::new_v4().simple().to_string();
+                let database = Database::create(cluster);
+                Self::Production(Box::new(Production { database, brokers, account, store, place }))
             }
         }
     }
@@ -66,7 +108,75 @@ impl Ground {
     pub fn settings(&self) -> Vec<(String, String)> {
         match self {
             Self::Embedded => Vec::new(),
-            Self::Production { database } => database.settings(),
+            Self::Production(parts) => {
+                let mut settings = parts.database.settings();
+                let others = [parts.account.settings(), parts.store.s3().settings(&parts.place)];
+                settings.extend(others.into_iter().flatten().map(|(key, value)| (key.to_owned(), value)));
+                settings
+            }
+        }
+    }
+
+    /// The right to this folder's queue, where that is not the embedded broker's.
+    pub fn account(&self) -> Option<&nats::Account> {
+        match self {
+            Self::Embedded => None,
+            Self::Production(parts) => Some(&parts.account),
+        }
+    }
+
+    /// The brokers, where they are ones that a test may stop and kill.
+    fn brokers(&self) -> Option<&nats::Cluster> {
+        match self {
+            Self::Embedded => None,
+            Self::Production(parts) => match &parts.brokers {
+                Brokers::Own(own) => Some(own),
+                Brokers::Shared => panic!("these brokers are everybody's; take parts of one's own"),
+            },
+        }
+    }
+
+    /// Stops the broker, or has it go on: all servers of it.
+    pub fn signal_broker(&self, data: &Path, signal: Signal) {
+        match self.brokers() {
+            None => crate::failing::signal(crate::failing::broker_pid(data), signal),
+            Some(own) => own.signal(signal),
+        }
+    }
+
+    /// Kills the broker; whoever looks after it starts it again: its server, or whoever runs the cluster.
+    pub fn kill_broker(&self, data: &Path) {
+        match self.brokers() {
+            None => crate::failing::signal(crate::failing::broker_pid(data), Signal::SIGKILL),
+            Some(own) => {
+                own.kill_all();
+                own.restart_all();
+            }
+        }
+    }
+
+    /// Takes the blobs away, or gives them back.
+    pub fn blobs_are_away(&self, data: &Path, away: bool) {
+        let (here, there) = (data.join("blobs"), data.join("blobs.away"));
+        match self {
+            Self::Embedded if away => std::fs::rename(here, there).unwrap(),
+            Self::Embedded => {
+                // Whoever looked for it meanwhile may have made an empty one.
+                drop(std::fs::remove_dir_all(&here));
+                std::fs::rename(there, here).unwrap();
+            }
+            Self::Production(parts) => match &parts.store {
+                Store::Own(s3) => s3.wire(if away { Wire::Gone } else { Wire::Well }),
+                Store::Shared => panic!("this blob store is everybody's; take parts of one's own"),
+            },
+        }
+    }
+
+    /// The folder that holds the blobs, one folder an organization.
+    pub fn blob_folder(&self, data: &Path) -> PathBuf {
+        match self {
+            Self::Embedded => data.join("blobs"),
+            Self::Production(parts) => parts.store.s3().object(&parts.place),
         }
     }
 
@@ -79,7 +189,7 @@ impl Ground {
                 command.args(["-separator", "\u{1f}", "-cmd", ".timeout 10000"]).arg(sqlite_file(data));
                 command
             }
-            Self::Production { database } => database.psql(),
+            Self::Production(parts) => parts.database.psql(),
         }
     }
 
@@ -88,7 +198,7 @@ impl Ground {
         match self {
             Self::Embedded => ".timeout 60000\nBEGIN IMMEDIATE;\nSELECT 'held';\n",
             // What reads goes on; what writes, or locks a row to write, waits.
-            Self::Production { .. } => {
+            Self::Production(_) => {
                 "BEGIN;\nSELECT format('LOCK TABLE %I IN EXCLUSIVE MODE', relname) FROM pg_class \
                  WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY relname \\gexec\n\
                  SELECT 'held';\n"
@@ -100,7 +210,7 @@ impl Ground {
     pub fn cluster(&self) -> Option<&Cluster> {
         match self {
             Self::Embedded => None,
-            Self::Production { database } => Some(database.cluster()),
+            Self::Production(parts) => Some(parts.database.cluster()),
         }
     }
 }

@@ -110,6 +110,19 @@ impl Cluster {
         }
     }
 
+    /// To every server of it.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        for node in self.nodes.lock().unwrap().iter() {
+            crate::failing::signal(i32::try_from(node.child.id()).unwrap(), signal);
+        }
+    }
+
+    pub fn restart_all(&self) {
+        for name in ["n0", "n1", "n2"] {
+            self.restart(name);
+        }
+    }
+
     /// Starts a killed server again, where it was.
     pub fn restart(&self, name: &str) {
         let mut nodes = self.nodes.lock().unwrap();
