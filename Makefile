@@ -6,7 +6,7 @@ CARGO_TOOLS := .libra/cargo-tools/bin
 
 .PHONY: help run test install install-test install-bench doctor \
 	fmt fmt-check lint scripts-lint doc deny unused unit upgrade sandbox openapi \
-	bench bench-quick bench-deploy bench-static bench-memory bench-build
+	bench bench-quick bench-deploy bench-static bench-memory bench-builds bench-pool bench-production bench-build
 
 help: ## Show these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,7 +69,7 @@ bench-build: install install-bench
 bench: bench-build ## Measure everything (release build); raw output in bench/results
 	@bench/run
 
-bench-quick: bench-build ## Measure everything in about a minute, for a look only
+bench-quick: bench-build ## Measure everything in a few minutes, for a look only
 	@bench/run --quick
 
 bench-deploy: bench-build ## POST /deploy to live
@@ -80,3 +80,12 @@ bench-static: bench-build ## Static GET against nginx
 
 bench-memory: bench-build ## Memory, idle and with 10,000 Workers
 	@bench/run --only memory
+
+bench-builds: bench-build ## Builds against the same commands outside the sandbox, cold and with kept dependencies
+	@bench/run --only builds
+
+bench-pool: bench-build ## 20 deployments at once, five at a time
+	@bench/run --only pool
+
+bench-production: bench-build ## POST /deploy to live on PostgreSQL, a NATS cluster and S3
+	@bench/run --only production

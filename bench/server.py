@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TOOLS = Path(os.environ.get("LIBRA__TOOLS_DIR", ROOT / ".libra" / "tools")).resolve()
 START_SECONDS = 120
 STOP_SECONDS = 60
 
@@ -34,11 +35,13 @@ def wait_until(what, seconds, condition, every=0.05):
 
 
 class Server:
-    """`with Server(binary) as server:` is a ready server; `cores` restricts it to those processors."""
+    """`with Server(binary) as server:` is a ready server; `cores` restricts it to those processors,
+    `settings` are variables that it gets beside its own."""
 
-    def __init__(self, binary, cores=None):
+    def __init__(self, binary, cores=None, settings=None):
         self.binary = str(binary)
         self.cores = cores
+        self.settings = settings or {}
         self.folder = Path(tempfile.mkdtemp(prefix="libra-bench.", dir="/var/tmp"))
         # Builds run under a uid of their own, which has to get through.
         self.folder.chmod(0o755)
@@ -52,7 +55,8 @@ class Server:
             "LIBRA__DATA_DIR": str(self.data),
             "LIBRA__HTTP__LISTEN": "127.0.0.1:0",
             "LIBRA__HTTP__OPERATOR_LISTEN": "127.0.0.1:0",
-            "LIBRA__TOOLS_DIR": os.environ.get("LIBRA__TOOLS_DIR", str(ROOT / ".libra" / "tools")),
+            "LIBRA__TOOLS_DIR": str(TOOLS),
+            **self.settings,
         }
 
     def __enter__(self):
@@ -154,7 +158,16 @@ class Api:
             raise BenchError(f"GET /deploy-status answered {answer.status}: {raw[:500].decode(errors='replace')}")
         return json.loads(raw)
 
-    def completed(self, deployment, every=0.02):
+    def log(self, deployment):
+        """The build log's lines."""
+        self.connection.request("GET", f"/api/v1/deployments/{deployment}/logs", headers=self.headers)
+        answer = self.connection.getresponse()
+        raw = answer.read()
+        if answer.status != 200:
+            raise BenchError(f"the build log of {deployment} answered {answer.status}")
+        return raw.decode(errors="replace").splitlines()
+
+    def completed(self, deployment, every=0.02, seconds=120):
         """Waits until the deployment is completed."""
 
         def final():
@@ -163,7 +176,7 @@ class Api:
                 raise BenchError(f"deployment {deployment} ended: {json.dumps(document)[:1000]}")
             return document if document and document["status"] == "completed" else None
 
-        return wait_until(f"deployment {deployment} is completed", 120, final, every)
+        return wait_until(f"deployment {deployment} is completed", seconds, final, every)
 
 
 def worker_host(project):

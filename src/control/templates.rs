@@ -8,8 +8,11 @@ use crate::domain::tree_path::TreePath;
 use crate::domain::{Digest, OrgId};
 use crate::store::projects::ProjectRow;
 
+/// A path and its content.
+type EmbeddedFile = (&'static str, &'static [u8]);
+
 /// Names and files, by `build.rs`.
-const EMBEDDED: &[(&str, &[(&str, &[u8])])] = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
+const EMBEDDED: &[(&str, &[EmbeddedFile])] = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
 
 const WORDS: &[(&str, &str, &str)] = &[
     ("astro", "Astro", "Notes in Markdown as static pages, with no script unless you add some."),

@@ -55,6 +55,12 @@ impl Folder {
         Self::with_parts(Whose::Shared)
     }
 
+    /// On embedded parts whatever the run is about: for what concerns this machine's own tools.
+    pub fn embedded() -> Self {
+        let data = tempfile::Builder::new().prefix("libra-it-").tempdir().unwrap();
+        Self { data, ground: Ground::Embedded, program: libra_exe() }
+    }
+
     /// With parts that only this folder's servers use.
     pub fn with_parts(whose: Whose) -> Self {
         let data = tempfile::Builder::new().prefix("libra-it-").tempdir().unwrap();

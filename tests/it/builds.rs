@@ -192,7 +192,7 @@ async fn a_greedy_build_is_killed_and_the_limit_named() {
 
 #[tokio::test]
 async fn a_build_without_end_is_killed_with_all_its_children() {
-    let settings = [("LIBRA__SANDBOX__WALL_SECONDS", "8"), ("LIBRA__SANDBOX__PROCESSES", "128")];
+    let settings = [("LIBRA__SANDBOX__WALL_SECONDS", "20"), ("LIBRA__SANDBOX__PROCESSES", "128")];
     let yard = Yard::open(&settings).await;
     let killed =
         |summary, evidence| Cause { step: "build", summary, hint: "Make the build need less", evidence };
@@ -206,7 +206,7 @@ async fn a_build_without_end_is_killed_with_all_its_children() {
         more();"#;
     let limit = format!("killed: process limit 128{}", yard.polled);
     let ever =
-        yard.fails(script("ever", stubborn), killed("killed: time limit 8 s", "killed: time limit 8 s"));
+        yard.fails(script("ever", stubborn), killed("killed: time limit 20 s", "killed: time limit 20 s"));
     if yard.polled.is_empty() {
         tokio::join!(ever, yard.fails(script("forks", forks), killed(&limit, "process limit")));
     } else {

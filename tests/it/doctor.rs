@@ -23,7 +23,7 @@ fn examine(folder: &Folder, settings: Settings<'_>) -> (Output, Vec<(String, boo
 
 #[test]
 fn what_is_missing_is_named_with_the_way_to_mend_it() {
-    let folder = Folder::new();
+    let folder = Folder::embedded();
     let tools = folder.path().join("no-tools").display().to_string();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().map(|a| (taken, a.to_string())).unwrap();

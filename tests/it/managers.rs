@@ -182,7 +182,8 @@ async fn what_can_not_be_had_is_the_users_to_mend() {
     let wrong = manifest(&format!("pnpm@10.34.8+sha224.{}", "0".repeat(56)));
     let unknown = manifest("pnpm@10.999.999");
     let range = manifest("yarn@^4.0.0");
-    let cases: [(&str, Vec<(&str, &str)>, &str, &str); 4] = [
+    type Case<'c> = (&'c str, Vec<(&'c str, &'c str)>, &'c str, &'c str);
+    let cases: [Case<'_>; 4] = [
         (
             "wrong hash",
             vec![("package.json", &wrong)],

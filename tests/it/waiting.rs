@@ -91,7 +91,8 @@ async fn what_no_waiting_mends_is_refused_at_once_with_a_hint() {
     let (place, account) = (borrowed(&place), borrowed(&account));
     let patient = [("LIBRA__START__WAIT_SECONDS", "3600")];
     let without_ca: Vec<_> = account.iter().filter(|(key, _)| !key.ends_with("CA_FILE")).copied().collect();
-    let cases: [(&str, &[(&str, &str)], &[(&str, &str)]); 5] = [
+    type Case<'c> = (&'c str, Settings<'c>, Settings<'c>);
+    let cases: [Case<'_>; 5] = [
         ("check blobs.access_key_id", &place, &[("LIBRA__BLOBS__SECRET_ACCESS_KEY", "wrong")]),
         ("check blobs.access_key_id", &place, &[("LIBRA__BLOBS__ACCESS_KEY_ID", "nobody")]),
         ("check nats.user and nats.password", &account, &[("LIBRA__NATS__PASSWORD", "wrong")]),

@@ -6,6 +6,8 @@
 
 #[path = "../it/app.rs"]
 mod app;
+#[path = "../it/failing.rs"]
+mod failing;
 #[path = "../it/parts/mod.rs"]
 mod parts;
 
