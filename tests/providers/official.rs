@@ -76,7 +76,10 @@ fn compare(ours: BTreeMap<String, Shape>, theirs: &BTreeMap<String, Shape>) -> V
             alone.push(purpose);
             continue;
         };
-        assert_eq!(shape.headers, official.headers, "{purpose}");
+        // Their HTTP library names a type also of nothing.
+        let typed = |header: &&String| !(official.body.is_empty() && header.starts_with("content-type: "));
+        let headers: Vec<&String> = official.headers.iter().filter(typed).collect();
+        assert_eq!(shape.headers.iter().filter(typed).collect::<Vec<_>>(), headers, "{purpose}");
         assert_eq!(shape.query, official.query, "{purpose}");
         for (field, kind) in shape.body.iter().filter(|(field, _)| !PUBLISHED.contains(&field.as_str())) {
             assert_eq!(Some(kind), official.body.get(field), "{purpose}: {field} in {official:?}");

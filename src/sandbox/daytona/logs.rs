@@ -37,8 +37,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Reads until the log ends or the connection breaks; which of the two, the command itself must say.
-    pub async fn follow(&mut self, answer: Response, output: &mpsc::Sender<Bytes>) -> Result<(), Refused> {
+    /// Reads until the log ends or the connection breaks; answers whether it was closed in order.
+    pub async fn follow(&mut self, answer: Response, output: &mpsc::Sender<Bytes>) -> Result<bool, Refused> {
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Refused);
         }
@@ -48,11 +48,15 @@ impl Log {
         config.max_frame_size = Some(MESSAGE_BYTES);
         let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
         let mut skip = self.seen;
+        let mut closed = false;
         while let Some(Ok(message)) = socket.next().await {
             let bytes = match message {
                 Message::Binary(bytes) => bytes,
                 Message::Text(text) => Bytes::from(text),
-                Message::Close(_) => break,
+                Message::Close(_) => {
+                    closed = true;
+                    break;
+                }
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
             };
             let known = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
@@ -65,7 +69,7 @@ impl Log {
                 drop(output.send(text).await);
             }
         }
-        Ok(())
+        Ok(closed)
     }
 
     /// What was held back because it might have been half a mark.

@@ -140,8 +140,12 @@ impl ToolboxMachine {
         loop {
             let ask = |c: &Client| -> RequestBuilder { upgrade(c.get(&logs)) };
             let answer = caller.send(ACTION, Again::Harmless, ask).await?;
-            log.follow(answer, output).await.map_err(|Refused| caller.nonsense(ACTION, "no WebSocket"))?;
-            for _ in 0..=u64::from(caller.settings.retries) * 10 {
+            let ended =
+                log.follow(answer, output).await.map_err(|Refused| caller.nonsense(ACTION, "no WebSocket"))?;
+            let tired = failures >= caller.settings.retries;
+            // A command whose log was cut may have ended meanwhile, and said more before it did.
+            let looks = if ended || tired { u64::from(caller.settings.retries) * 10 + 1 } else { 0 };
+            for _ in 0..looks {
                 let now: Command =
                     caller.json("look at a command", Again::Harmless, |c| c.get(&state)).await?;
                 if let Some(code) = now.exit_code {
@@ -150,7 +154,7 @@ impl ToolboxMachine {
                 }
                 tokio::time::sleep(LOOK).await;
             }
-            if failures >= caller.settings.retries {
+            if tired {
                 return Err(RemoteError::CommandLost { provider: PROVIDER });
             }
             tracing::warn!(sandbox.provider = PROVIDER, "the output of a command was cut; connecting again");
