@@ -148,7 +148,18 @@ where
     loop {
         // A first try is made whatever the limit, and has a moment even where nobody wants to wait.
         let deadline = began + limit.max(pause);
-        match timeout_at(deadline, attempt()).await {
+        let mut trying = std::pin::pin!(timeout_at(deadline, attempt()));
+        // One try may take longer than anybody should be left without a word.
+        let tried = loop {
+            tokio::select! {
+                tried = &mut trying => break tried,
+                () = sleep(notice) => {
+                    said = Some(Instant::now());
+                    say(part, limit.saturating_sub(began.elapsed()), &*last);
+                }
+            }
+        };
+        match tried {
             Ok(Tried::There(thing)) => {
                 if said.is_some() {
                     tracing::info!(part = part.name, waited_ms = elapsed_ms(began), "the part is there now");
@@ -170,17 +181,20 @@ where
         }
         if said.is_none_or(|at| at.elapsed() >= notice) {
             said = Some(Instant::now());
-            let left = limit.saturating_sub(began.elapsed());
-            tracing::warn!(
-                part = part.name,
-                address = %part.address,
-                waiting_seconds = left.as_secs_f64().ceil(),
-                error = %chain(&*last),
-                "a part is away; waiting for it"
-            );
+            say(part, limit.saturating_sub(began.elapsed()), &*last);
         }
         sleep(pause.min(limit.saturating_sub(began.elapsed()))).await;
     }
+}
+
+fn say(part: &Part, left: Duration, error: &(dyn Error + Send + Sync + 'static)) {
+    tracing::warn!(
+        part = part.name,
+        address = %part.address,
+        waiting_seconds = left.as_secs_f64().ceil(),
+        error = %chain(error),
+        "a part is away; waiting for it"
+    );
 }
 
 fn elapsed_ms(since: Instant) -> u64 {

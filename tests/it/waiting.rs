@@ -26,7 +26,7 @@ const SOON: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn a_store_or_broker_that_stays_away_ends_the_start_with_69_after_clear_lines() {
+async fn a_part_that_stays_away_ends_the_start_with_69_after_clear_lines() {
     // A port that nobody has: bound, and closed again.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let endpoint = format!("http://127.0.0.1:{port}");
@@ -38,11 +38,14 @@ async fn a_store_or_broker_that_stays_away_ends_the_start_with_69_after_clear_li
         ("LIBRA__BLOBS__SECRET_ACCESS_KEY", "hidden"),
     ];
     let nats = [("LIBRA__NATS__URL", url.as_str())];
+    let login = format!("postgres://somebody:hidden@127.0.0.1:{port}/libra");
+    let database = [("LIBRA__DATABASE__URL", login.as_str())];
     for (part, address, key, settings) in [
+        ("database", format!("postgres://127.0.0.1:{port}"), "database.url", &database[..]),
         ("blob store", endpoint.clone(), "blobs.url", &s3[..]),
         ("broker", format!("nats://***@127.0.0.1:{port}"), "nats.url", &nats[..]),
     ] {
-        let folder = Folder::new();
+        let folder = Folder::embedded();
         let began = Instant::now();
         let output = refused(&folder, &all(&[SOON, settings]));
         let said = text(&output);
@@ -100,7 +103,7 @@ async fn what_no_waiting_mends_is_refused_at_once_with_a_hint() {
         ("nats.replicas", &account, &[("LIBRA__NATS__REPLICAS", "2")]),
     ];
     for (hint, settings, more) in cases {
-        let folder = Folder::new();
+        let folder = Folder::embedded();
         let output = refused(&folder, &all(&[settings, &patient, more]));
         let said = text(&output);
         let code = if hint == "nats.replicas" { 64 } else { 69 };
