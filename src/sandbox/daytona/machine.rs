@@ -140,8 +140,10 @@ impl ToolboxMachine {
         loop {
             let ask = |c: &Client| -> RequestBuilder { upgrade(c.get(&logs)) };
             let answer = caller.send(ACTION, Again::Harmless, ask).await?;
-            let ended =
-                log.follow(answer, output).await.map_err(|Refused| caller.nonsense(ACTION, "no WebSocket"))?;
+            let ended = log
+                .follow(answer, output)
+                .await
+                .map_err(|Refused| caller.nonsense(ACTION, "no WebSocket"))?;
             let tired = failures >= caller.settings.retries;
             // A command whose log was cut may have ended meanwhile, and said more before it did.
             let looks = if ended || tired { u64::from(caller.settings.retries) * 10 + 1 } else { 0 };
