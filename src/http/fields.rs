@@ -84,6 +84,7 @@ impl Fields {
 
     pub fn required_text(&mut self, field: &str, most: usize, problems: &mut Problems) -> Option<String> {
         if self.object.get(field).is_none_or(Value::is_null) {
+            self.object.remove(field);
             problems.add(self.name(field), "is required");
             return None;
         }
@@ -134,11 +135,9 @@ impl Fields {
 
     /// What is left over was not asked for: most likely a misspelt name.
     pub fn finish(self, problems: &mut Problems) {
-        for (field, value) in &self.object {
-            if !value.is_null() {
-                let shown: String = field.chars().take(64).collect();
-                problems.add(self.name(&shown), "is not a field of this request");
-            }
+        for field in self.object.keys() {
+            let shown: String = field.chars().take(64).collect();
+            problems.add(self.name(&shown), "is not a field of this request");
         }
     }
 }
