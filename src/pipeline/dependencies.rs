@@ -124,11 +124,13 @@ pub async fn installation(
         inputs,
         source: source.tree.files.keys().cloned().collect(),
         source_may_change,
+        lockfile_may_change: None,
     };
     installation.order = inputs.map_err(|e| e.to_string()).map(|inputs| order(share, inputs));
-    // Making the lockfile fit changes it.
+    // Making the lockfile fit changes it, and must change nothing else of the source.
+    let lockfile_may_change = choice.lockfile.map(|name| at(folder, name));
     installation.misfit =
-        misfit.ok().map(|inputs| DependencyOrder { source_may_change: true, ..order(Share::Target, inputs) });
+        misfit.ok().map(|inputs| DependencyOrder { lockfile_may_change, ..order(Share::Target, inputs) });
     Ok(installation)
 }
 

@@ -24,6 +24,7 @@ pub fn order(organization: &str, project: &str, share: Share) -> DependencyOrder
         inputs: b"lockfile".to_vec(),
         source: SOURCE.iter().map(|(path, _)| (*path).into()).collect(),
         source_may_change: false,
+        lockfile_may_change: None,
     }
 }
 

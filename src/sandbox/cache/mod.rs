@@ -58,6 +58,8 @@ pub struct DependencyOrder {
     pub source: Vec<String>,
     /// Whether the install may change files of the source, because the caller repeats that part of it.
     pub source_may_change: bool,
+    /// The one file of the source that the install may change in any case: a lockfile that it makes fit.
+    pub lockfile_may_change: Option<String>,
 }
 
 /// What a lookup found.

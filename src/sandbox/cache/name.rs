@@ -106,6 +106,7 @@ mod tests {
             inputs: b"lockfile".to_vec(),
             source: Vec::new(),
             source_may_change: false,
+            lockfile_may_change: None,
         }
     }
 

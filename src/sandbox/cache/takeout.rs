@@ -59,7 +59,10 @@ pub(super) fn added(
             if files.contains(&*path) {
                 seen += 1;
                 let same = kind == FileType::RegularFile && changed_at(&stat) < begun;
-                if !same && !order.source_may_change {
+                let lockfile =
+                    order.lockfile_may_change.as_deref().is_some_and(|name| path == Path::new(name));
+                let allowed = order.source_may_change || (lockfile && kind == FileType::RegularFile);
+                if !same && !allowed {
                     return Err(NotTaken::Changed(path.display().to_string()));
                 }
             } else if folders.contains(&*path) {
