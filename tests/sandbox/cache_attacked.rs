@@ -96,6 +96,20 @@ async fn a_name_outside_leads_to_no_file_that_is_kept() {
 }
 
 #[tokio::test]
+async fn an_install_that_makes_the_lockfile_fit_may_change_that_file_alone() {
+    let yard = Yard::new();
+    let order = DependencyOrder { lockfile_may_change: Some("page.txt".into()), ..mine() };
+    for (id, file, kept) in [("fit.1", "page.txt", true), ("fit.2", "package.json", false)] {
+        let mut sandbox = fresh(&yard, id).await;
+        let change = format!("{INSTALL} fs.appendFileSync('{file}', ' ');");
+        run(&mut *sandbox, node(&change)).await.must_succeed();
+        let answer = keep(&mut *sandbox, &order).await;
+        assert_eq!(matches!(answer, Kept::Yes(_)), kept, "{file}: {answer:?}");
+        sandbox.destroy().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_install_reaches_neither_cache_nor_mirror_nor_other_slots() {
     let yard = Yard::new();
     assert!(matches!(prepare(&yard, "prey.1", &mine(), INSTALL).await, Kept::Yes(_)));
