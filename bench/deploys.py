@@ -13,13 +13,14 @@ POLL_SECONDS = 0.002
 LIVE_SECONDS = 60
 
 
-def site(mark):
-    """Twenty files of a small site; `mark` makes each deployment's start page its own."""
+def site(mark, all_new=False):
+    """Twenty files of a small site; `mark` makes each deployment's start page its own, or every file."""
+    note = f"/* {mark} */" if all_new else ""
     files = [{"path": "index.html", "content": f"<!doctype html><title>bench</title><p>{mark}</p>\n"}]
     for number in range(1, FILES - 1):
-        body = f"<!doctype html><title>page {number}</title>" + "<p>Some words of a page.</p>\n" * 60
+        body = f"<!doctype html><title>page {number}</title>" + "<p>Some words of a page.</p>\n" * 60 + note
         files.append({"path": f"pages/{number}.html", "content": body})
-    files.append({"path": "style.css", "content": "body { font: 18px/1.5 system-ui }\n" * 40})
+    files.append({"path": "style.css", "content": "body { font: 18px/1.5 system-ui }\n" * 40 + note})
     return files
 
 

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -176,7 +177,7 @@ class Parts:
 
     def requests(self):
         """What the S3 server was asked so far, by method."""
-        text = (self.folder / "moto.log").read_text(errors="replace")
+        text = re.sub(r"\x1b\[[0-9;]*m", "", (self.folder / "moto.log").read_text(errors="replace"))
         return {method: text.count(f'"{method} /{BUCKET}/') for method in ("GET", "HEAD", "PUT", "POST", "DELETE")}
 
 
@@ -192,38 +193,50 @@ def answer(method, port, path, body=None):
         connection.close()
 
 
+CASES = {"edited": "one file of the twenty is new", "new": "all twenty are new"}
+
+
 def measure(binary, results, report, quick=False):
     count, warm = (10, 2) if quick else (100, 5)
-    rows = []
+    rows, asked = {}, {}
     with Parts() as parts, Server(binary, settings=parts.settings) as server:
         put = parts.one_put()
         api = Api(server)
-        project = api.project("bench production")
-        host = worker_host(project)
         address, _, port = server.listen.rpartition(":")
         front = http.client.HTTPConnection(address, int(port), timeout=30)
-        for number in range(warm + count):
-            if number == warm:
-                before = parts.requests()
-            mark = f"mark-{number}-{time.time_ns()}"
-            start = time.perf_counter()
-            deployment = api.deploy(project, deploys.site(mark))
-            accepted = time.perf_counter()
-            deploys.until_live(front, host, mark)
-            live = time.perf_counter()
-            api.completed(deployment)
-            completed = time.perf_counter()
-            if number >= warm:
-                times = {"accepted": accepted - start, "live": live - start, "completed": completed - start}
-                rows.append({"deployment": deployment, **{k: round(v * 1000, 2) for k, v in times.items()}})
-        asked = {method: (number - before[method]) / count for method, number in parts.requests().items()}
+        for case in CASES:
+            rows[case], asked[case] = one_after_another(parts, api, front, case == "new", warm, count)
     (results / "production.json").write_text(json.dumps({"put_ms": put, "s3": asked, "rows": rows}, indent=1) + "\n")
     report(f"production  {deploys.FILES} files, no build, {count} one after another on an idle server; ms")
     report("  PostgreSQL with its own durability, three NATS servers with three copies, moto as the S3 server")
-    for name, what in [("accepted", "POST answered 202"), ("live", "live on its address"), ("completed", "status completed")]:
-        values = [row[name] for row in rows]
-        figures = "   ".join(f"{k} {percentile(values, s):8.1f}" for k, s in [("p50", 0.5), ("p99", 0.99), ("max", 1)])
-        report(f"  {what:20} {figures}")
-    said = ", ".join(f"{number:.1f} {method}" for method, number in asked.items() if number)
-    report(f"  a deployment asks S3 for {said}; one small PUT on this S3 server alone takes {put:.1f}")
+    for case, words in CASES.items():
+        report(f"  {words}")
+        for name, what in [("accepted", "POST answered 202"), ("live", "live on its address"), ("completed", "status completed")]:
+            values = [row[name] for row in rows[case]]
+            figures = "   ".join(f"{k} {percentile(values, s):8.1f}" for k, s in [("p50", 0.5), ("p99", 0.99), ("max", 1)])
+            report(f"    {what:20} {figures}")
+        said = ", ".join(f"{number:.1f} {method}" for method, number in asked[case].items() if number)
+        report(f"    a deployment asks S3 for {said}; one small PUT on this S3 server alone takes {put:.1f}")
     report("  goal: live p50 <= 300")
+
+
+def one_after_another(parts, api, front, all_new, warm, count):
+    """The times of each deployment, and what one asked S3 for."""
+    project = api.project(f"bench production {'new' if all_new else 'edited'}")
+    host = worker_host(project)
+    rows = []
+    for number in range(warm + count):
+        if number == warm:
+            before = parts.requests()
+        mark = f"mark-{number}-{time.time_ns()}"
+        start = time.perf_counter()
+        deployment = api.deploy(project, deploys.site(mark, all_new))
+        accepted = time.perf_counter()
+        deploys.until_live(front, host, mark)
+        live = time.perf_counter()
+        api.completed(deployment)
+        completed = time.perf_counter()
+        if number >= warm:
+            times = {"accepted": accepted - start, "live": live - start, "completed": completed - start}
+            rows.append({"deployment": deployment, **{k: round(v * 1000, 2) for k, v in times.items()}})
+    return rows, {method: (number - before[method]) / count for method, number in parts.requests().items()}

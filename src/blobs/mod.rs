@@ -5,6 +5,7 @@
 //! Never lists, never deletes what it was not told to by id.
 
 mod error;
+mod memory;
 mod s3;
 mod settings;
 mod upload;
@@ -32,6 +33,8 @@ pub use settings::Settings;
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
+    /// Of a store on another machine only: the kernel keeps a folder's files in memory anyway.
+    memory: Option<memory::Memory>,
     limits: Limits,
     /// What this process writes to see whether the store takes it: always the same blob, so that a
     /// probe cut short leaves one behind and no more.
@@ -66,6 +69,9 @@ impl Limits {
     }
 }
 
+/// From here on a file costs more to send than to ask for, in bytes.
+const ASKED_FROM: u64 = 1024 * 1024;
+
 /// The name space of probes; no organization is called so.
 const PROBES: &str = "probe";
 
@@ -75,12 +81,12 @@ impl Blobs {
     /// # Errors
     /// If the folder can't be made, or the settings make no client.
     pub fn open(settings: &Settings, folder: &Path) -> Result<Self, BlobError> {
-        let store = match settings.bucket() {
-            Some(bucket) => s3::open(settings, &bucket)?,
-            None => open_folder(folder)?,
+        let (store, memory) = match settings.bucket() {
+            Some(bucket) => (s3::open(settings, &bucket)?, Some(memory::Memory::new(settings))),
+            None => (open_folder(folder)?, None),
         };
         let probe = Bytes::from(crate::domain::id::random());
-        Ok(Self { store, limits: Limits::of(settings), probe })
+        Ok(Self { store, memory, limits: Limits::of(settings), probe })
     }
 
     /// Stores `bytes` under their digest. Storing the same bytes again writes nothing.
@@ -89,7 +95,22 @@ impl Blobs {
     /// If the store can't take them.
     pub async fn put(&self, org: &str, digest: &Digest, bytes: Bytes) -> Result<(), BlobError> {
         let location = path(org, digest);
-        self.tried(|| self.put_once(&location, bytes.clone())).await
+        if self.remembered(&location).is_some() {
+            return Ok(());
+        }
+        self.tried(|| self.put_once(&location, bytes.clone())).await?;
+        self.remember(&location, &bytes);
+        Ok(())
+    }
+
+    fn remembered(&self, location: &ObjectPath) -> Option<Bytes> {
+        self.memory.as_ref().and_then(|memory| memory.get(location))
+    }
+
+    fn remember(&self, location: &ObjectPath, bytes: &Bytes) {
+        if let Some(memory) = &self.memory {
+            memory.keep(location, bytes);
+        }
     }
 
     async fn put_once(&self, location: &ObjectPath, bytes: Bytes) -> Result<(), BlobError> {
@@ -138,7 +159,12 @@ impl Blobs {
     /// [`BlobError::Missing`] or [`BlobError::Damaged`], or that the store can't be read.
     pub async fn get(&self, org: &str, digest: &Digest) -> Result<Bytes, BlobError> {
         let location = path(org, digest);
-        self.tried(|| self.get_once(&location, digest)).await
+        if let Some(bytes) = self.remembered(&location) {
+            return Ok(bytes);
+        }
+        let bytes = self.tried(|| self.get_once(&location, digest)).await?;
+        self.remember(&location, &bytes);
+        Ok(bytes)
     }
 
     async fn get_once(&self, location: &ObjectPath, digest: &Digest) -> Result<Bytes, BlobError> {
@@ -165,7 +191,7 @@ impl Blobs {
         let mut file = tokio::fs::File::open(file).await.map_err(BlobError::Local)?;
         let size = file.metadata().await.map_err(BlobError::Local)?.len();
         // Another size under this name is a blob that was cut off: it is written again, whole.
-        if self.stored_size(location).await? == Some(size) {
+        if size > ASKED_FROM && self.stored_size(location).await? == Some(size) {
             return Ok(());
         }
         if size <= self.limits.part_bytes as u64 {
@@ -217,6 +243,9 @@ impl Blobs {
     /// If the store refuses.
     pub async fn delete(&self, org: &str, digest: &Digest) -> Result<(), BlobError> {
         let location = path(org, digest);
+        if let Some(memory) = &self.memory {
+            memory.forget(&location);
+        }
         self.tried(|| async {
             match self.store.delete(&location).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -240,7 +269,8 @@ impl Blobs {
             written.map(drop).map_err(|error| of_store(Doing::Writing, &error))
         })
         .await?;
-        self.get(PROBES, &digest).await?;
+        // Not what is remembered: the store itself has to answer.
+        self.tried(|| self.get_once(&location, &digest)).await?;
         self.delete(PROBES, &digest).await
     }
 

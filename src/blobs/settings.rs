@@ -36,6 +36,9 @@ pub struct Settings {
     pub part_bytes: usize,
     pub part_parallel: usize,
     pub parallel: usize,
+    pub memory_bytes: u64,
+    pub memory_blob_bytes: usize,
+    pub memory_seconds: u64,
 }
 
 /// What `s3://bucket/prefix` names.
@@ -62,6 +65,16 @@ impl Settings {
             (SMALLEST_PART..=LARGEST_PART).contains(&self.part_bytes),
             "blobs.part_bytes",
             "must be 5242880 (5 MiB, the least that S3 takes) to 268435456",
+        );
+        demand(
+            self.memory_blob_bytes as u64 <= self.memory_bytes / 8,
+            "blobs.memory_blob_bytes",
+            "must not be more than an eighth of blobs.memory_bytes",
+        );
+        demand(
+            (1..=3600).contains(&self.memory_seconds),
+            "blobs.memory_seconds",
+            "must be 1 to 3600; blobs.memory_bytes = 0 and blobs.memory_blob_bytes = 0 keep nothing in memory",
         );
         demand(self.retries <= 20, "blobs.retries", "must be 0 to 20");
         demand(
