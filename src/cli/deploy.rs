@@ -9,7 +9,7 @@ use super::client::Session;
 use super::error::{CliError, Outcome};
 use super::follow::{self, Format};
 use super::sources::{self, BODY_LIMIT_BYTES, Sources};
-use super::wire::{DeployAnswer, DeployBody};
+use super::wire::{BuildDocument, DeployAnswer, DeployBody};
 use super::{projects, render};
 
 /// A request whose answer got lost is sent again under the same idempotency key, so it can't count twice.
@@ -39,6 +39,8 @@ pub struct DeployArgs {
     /// A line about this deployment, for its list
     #[arg(long, short)]
     pub message: Option<String>,
+    #[command(flatten)]
+    pub build: BuildArgs,
     /// Do not wait for the end; print the deployment's id
     #[arg(long)]
     pub no_wait: bool,
@@ -48,6 +50,51 @@ pub struct DeployArgs {
     /// Print status documents, one per line
     #[arg(long)]
     pub json: bool,
+}
+
+/// What libra.toml can say too; said here it holds for this deployment.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Build, where it is not to be found out")]
+pub struct BuildArgs {
+    /// The project's folder within DIR, such as apps/web
+    #[arg(long, value_name = "FOLDER")]
+    pub root: Option<String>,
+    /// A framework of docs/frameworks.md; plain builds nothing
+    #[arg(long, value_name = "NAME")]
+    pub framework: Option<String>,
+    /// Instead of the package manager's own install; "" installs nothing
+    #[arg(long, value_name = "COMMAND")]
+    pub install_command: Option<String>,
+    /// Instead of the build script
+    #[arg(long, value_name = "COMMAND")]
+    pub build_command: Option<String>,
+    /// Where the build writes
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<String>,
+    /// Node's version, such as 22
+    #[arg(long, value_name = "VERSION")]
+    pub node: Option<String>,
+    /// Such as pnpm@10
+    #[arg(long, value_name = "MANAGER")]
+    pub package_manager: Option<String>,
+    /// Forget what earlier builds kept, and build as if for the first time
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+impl BuildArgs {
+    fn document(&self) -> BuildDocument<'_> {
+        BuildDocument {
+            root_directory: self.root.as_deref(),
+            framework: self.framework.as_deref(),
+            install_command: self.install_command.as_deref(),
+            command: self.build_command.as_deref(),
+            output_directory: self.output.as_deref(),
+            node: self.node.as_deref(),
+            package_manager: self.package_manager.as_deref(),
+            cache: self.no_cache.then_some(false),
+        }
+    }
 }
 
 /// # Errors
@@ -73,6 +120,7 @@ pub async fn run(args: &DeployArgs, session: &Session) -> Result<Outcome, CliErr
         message: args.message.as_deref(),
         target: if args.preview { "preview" } else { "production" },
         env: variables,
+        build: args.build.document(),
         init_files: files,
     };
     let body = encode(&body, &sources)?;
@@ -150,6 +198,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_the_build_reaches_the_request_and_nothing_else_does() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            deploy: DeployArgs,
+        }
+        let document = |words: &[&str]| {
+            let line = <Line as clap::Parser>::parse_from([&["deploy"], words].concat());
+            serde_json::to_value(line.deploy.build.document()).unwrap()
+        };
+        assert_eq!(document(&["."]), serde_json::json!({}));
+        let said = ["--root", "apps/web", "--framework", "vite", "--install-command", "", "--no-cache"];
+        let more =
+            ["--build-command", "make", "--output", "out", "--node", "22", "--package-manager", "pnpm@10"];
+        assert_eq!(
+            document(&[&said[..], &more].concat()),
+            serde_json::json!({
+                "rootDirectory": "apps/web", "framework": "vite", "installCommand": "", "cache": false,
+                "command": "make", "outputDirectory": "out", "node": "22", "packageManager": "pnpm@10"
+            })
+        );
+    }
+
+    #[test]
     fn the_limit_counts_for_what_is_sent() {
         let dir = tempfile::tempdir().unwrap();
         // Each zero byte is one byte in the file and six in JSON.
@@ -164,6 +236,7 @@ mod tests {
             message: None,
             target: "production",
             env: [("A", "b")].into(),
+            build: BuildDocument::default(),
             init_files,
         };
         let error = encode(&body, &sources).unwrap_err();

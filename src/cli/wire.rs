@@ -72,7 +72,37 @@ pub struct DeployBody<'a> {
     pub target: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "BuildDocument::is_empty")]
+    pub build: BuildDocument<'a>,
     pub init_files: Vec<FileDocument>,
+}
+
+/// How to build, where it is not to be found out.
+#[derive(Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildDocument<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_directory: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub framework: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install_command: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_directory: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package_manager: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<bool>,
+}
+
+impl BuildDocument<'_> {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One file of a source tree; `encoding` is left out for text.

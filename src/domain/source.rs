@@ -78,6 +78,9 @@ pub struct BuildOverrides {
     pub node: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub package_manager: Option<String>,
+    /// `false`: what earlier builds kept is forgotten and not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<bool>,
 }
 
 /// What a project was taken for, and by which sign.

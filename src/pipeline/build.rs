@@ -65,7 +65,8 @@ pub async fn run(
                 None => Vec::new(),
             };
             all.extend(env);
-            let mut bench = Bench { walk, source, sandbox, log: &mut log, env: all };
+            let forget = super::plan::overrides(walk, STEP)?.cache == Some(false);
+            let mut bench = Bench { walk, source, sandbox, log: &mut log, env: all, forget };
             let collected = bench.build(&job).await?;
             (output::pack_folder(walk, collected.folder, collected.files).await?, "Build finished")
         }
@@ -83,6 +84,8 @@ pub(super) struct Bench<'a, 'w, 's> {
     pub(super) sandbox: &'a mut Box<dyn Sandbox>,
     pub(super) log: &'a mut BuildLog<'s>,
     pub(super) env: Vec<(String, String)>,
+    /// Whether what earlier builds kept is left out.
+    pub(super) forget: bool,
 }
 
 impl Bench<'_, '_, '_> {

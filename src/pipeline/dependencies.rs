@@ -53,9 +53,6 @@ pub async fn installation(
     };
     match job.plan.install {
         Install::Detected if choice.lockfile.is_none() => return Ok(uncached("there is no lockfile")),
-        Install::Detected if choice.manager == Manager::YarnBerry => {
-            return Ok(uncached("this yarn keeps what it installed in more places than node_modules"));
-        }
         Install::Detected => {}
         Install::Command(_) => {
             return Ok(uncached("build.installCommand may read and write anything"));
@@ -168,7 +165,16 @@ impl Bench<'_, '_, '_> {
                 return Ok(None);
             }
         };
+        let forget = self.forget;
         let Some(cache) = self.sandbox.cache() else { return Ok(None) };
+        if forget {
+            for order in [Some(order), installation.misfit.as_ref()].into_iter().flatten() {
+                let forgotten = cache.forget_dependencies(order).await;
+                without(forgotten, &self.walk.row.id);
+            }
+            self.say("libra: dependencies: nothing that was kept is used, as this deployment says").await?;
+            return Ok(None);
+        }
         let mut restored = cache.restore_dependencies(order).await;
         if let (Ok(Restored::Miss { key }), Some(misfit)) = (&restored, &installation.misfit) {
             let key = key.clone();
@@ -248,7 +254,13 @@ impl Bench<'_, '_, '_> {
 
     pub(super) async fn take_framework_caches(&mut self, plan: &BuildPlan) -> Result<(), StepError> {
         let order = FrameworkOrder { scope: scope(self.walk), directory: plan.directory.clone() };
+        let forget = self.forget;
         let Some(cache) = self.sandbox.cache() else { return Ok(()) };
+        if forget {
+            let forgotten = cache.forget_framework_caches(&order).await;
+            without(forgotten, &self.walk.row.id);
+            return Ok(());
+        }
         let taken = cache.take_framework_caches(&order).await;
         self.say_framework("put back", taken).await
     }
@@ -280,6 +292,13 @@ impl Bench<'_, '_, '_> {
                 Ok(())
             }
         }
+    }
+}
+
+/// What could not be removed is only not used.
+fn without(forgotten: Result<(), crate::sandbox::SandboxError>, deployment: &str) {
+    if let Err(error) = forgotten {
+        tracing::warn!(deployment.id = %deployment, error = %error, "what was kept could not be removed");
     }
 }
 

@@ -100,7 +100,11 @@ impl Commands<'_> {
                 ("pnpm_config_verify_deps_before_run", "false"),
             ],
             // It is the version that was asked for; there is no corepack to ask.
-            Manager::YarnClassic | Manager::YarnBerry => vec![("SKIP_YARN_COREPACK_CHECK", "1")],
+            Manager::YarnClassic => vec![("SKIP_YARN_COREPACK_CHECK", "1")],
+            // Without node_modules packages are read from its cache: it has to be kept with what names it.
+            Manager::YarnBerry => {
+                vec![("SKIP_YARN_COREPACK_CHECK", "1"), ("YARN_ENABLE_GLOBAL_CACHE", "false")]
+            }
         };
         if self.choice.ignore_yarn_path {
             pairs.push(("YARN_IGNORE_PATH", "1"));

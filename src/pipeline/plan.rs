@@ -15,8 +15,7 @@ const STEP: Step = Step::Sandbox;
 
 /// What is to be done with the source.
 pub async fn make(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {
-    let deployment: BuildOverrides = serde_json::from_str(&walk.row.build)
-        .map_err(|e| StepError::platform(STEP, "The recorded build settings can't be read.", e))?;
+    let deployment = overrides(walk, STEP)?;
     let settings = &walk.control().settings.pipeline;
     let tree = &source.tree;
     let path = detect::project_file(tree, &deployment).map_err(refused)?;
@@ -32,6 +31,12 @@ pub async fn make(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {
         files.insert(path, bytes);
     }
     detect::detect(tree, &wishes, &files).map_err(refused)
+}
+
+/// What the deployment itself says of its build.
+pub fn overrides(walk: &Walk<'_>, step: Step) -> Result<BuildOverrides, StepError> {
+    serde_json::from_str(&walk.row.build)
+        .map_err(|e| StepError::platform(step, "The recorded build settings can't be read.", e))
 }
 
 async fn read(walk: &Walk<'_>, tree: &SourceTree, path: &str, limit: usize) -> Result<Bytes, StepError> {

@@ -102,6 +102,26 @@ async fn the_second_deployment_installs_nothing_even_while_the_registry_is_away(
 }
 
 #[tokio::test]
+async fn a_deployment_can_be_told_to_forget_what_was_kept() {
+    let app = TestApp::start().await;
+    let (project, worker) = app.project("forgetful").await;
+    let mut order = body(&app, &project, &files("forgetful", "one"));
+    let first = app.deploy_live(&order).await;
+    let kept = key(&app.log_of(&first).await, "kept as");
+    order["build"] = json!({ "cache": false });
+    let second = app.deploy_live(&order).await;
+    let log = app.log_of(&second).await;
+    assert!(log.contains("nothing that was kept is used") && log.contains("$ npm ci"), "{log}");
+    // It was forgotten, so that there is room under the same key.
+    assert_eq!(key(&log, "kept as"), kept);
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "function one 1");
+    order["build"] = json!({ "cache": true });
+    let third = app.deploy_live(&order).await;
+    assert_eq!(key(&app.log_of(&third).await, "hit"), kept);
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "function one 2");
+}
+
+#[tokio::test]
 async fn a_projects_own_part_of_the_install_sees_the_files_of_now() {
     let app = TestApp::start().await;
     let (project, worker) = app.project("own").await;

@@ -49,12 +49,32 @@ impl Built {
 }
 
 async fn build(app: &TestApp, name: &str, files: Vec<(String, String)>, settings: Value) -> Built {
-    let (project, worker) = app.project(name).await;
+    let project = app.project(name).await;
+    build_of(app, &project, &files, &settings).await
+}
+
+/// Builds it a second time too, which must find what the first one installed and be as good without it.
+async fn build_twice(app: &TestApp, name: &str, files: Vec<(String, String)>, settings: Value) -> Built {
+    let project = app.project(name).await;
+    let first = build_of(app, &project, &files, &settings).await;
+    let second = build_of(app, &project, &files, &settings).await;
+    second.must_say(&[], &["libra: dependencies: hit "]);
+    assert_eq!(second.page, first.page);
+    assert!(!second.log.contains(" install "), "{}", second.log);
+    first
+}
+
+async fn build_of(
+    app: &TestApp,
+    (project, worker): &(String, String),
+    files: &[(String, String)],
+    settings: &Value,
+) -> Built {
     let files: Vec<(&str, &str)> = files.iter().map(|(p, c)| (p.as_str(), c.as_str())).collect();
-    let mut body = app.body(&project, &files);
-    body["build"] = settings;
+    let mut body = app.body(project, &files);
+    body["build"] = settings.clone();
     let id = app.deploy_live(&body).await;
-    let page = app.worker(&worker, "/").await.text().await.unwrap();
+    let page = app.worker(worker, "/").await.text().await.unwrap();
     Built { page, log: app.log_of(&id).await }
 }
 
@@ -127,11 +147,11 @@ async fn a_project_is_built_by_each_package_manager() {
     let line = json!({ "command": "vite build && echo by a line of its own" });
     // One after another: five at once would each take five times as long.
     let files = greeting(&named, &[("pnpm-lock.yaml", &pnpm), ("package-lock.json", &npms)]);
-    let pnpm = build(&app, "pnpm", files, json!({})).await;
-    let yarn = build(&app, "yarn", greeting(&plain, &[("yarn.lock", &yarn)]), json!({})).await;
-    let modules = build(&app, "berry", greeting(&plain, &[("yarn.lock", &berry), nm]), json!({})).await;
-    let pnp = build(&app, "pnp", greeting(&plain, &[("yarn.lock", &berry)]), line).await;
-    let bun = build(&app, "bun", greeting(&plain, &[("bun.lock", &bun)]), json!({})).await;
+    let pnpm = build_twice(&app, "pnpm", files, json!({})).await;
+    let yarn = build_twice(&app, "yarn", greeting(&plain, &[("yarn.lock", &yarn)]), json!({})).await;
+    let modules = build_twice(&app, "berry", greeting(&plain, &[("yarn.lock", &berry), nm]), json!({})).await;
+    let pnp = build_twice(&app, "pnp", greeting(&plain, &[("yarn.lock", &berry)]), line).await;
+    let bun = build_twice(&app, "bun", greeting(&plain, &[("bun.lock", &bun)]), json!({})).await;
     pnpm.must_say(
         &["v24.", "pnpm/10.34.8"],
         &[

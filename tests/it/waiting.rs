@@ -150,4 +150,14 @@ async fn a_broker_that_comes_in_time_is_waited_for_and_one_that_goes_leaves_the_
     }
     assert_eq!(app.until_final(&id).await["status"], "completed");
     assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "newer");
+
+    // An operator who would rather have no node than one without its queue says so.
+    let TestApp { folder, server, .. } = app;
+    server.kill();
+    cluster.kill_all();
+    let output =
+        refused(&folder, &all(&[&settings, SOON, &[("LIBRA__START__SERVE_WITHOUT_BROKER", "false")]]));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("broker") && !said.contains("live sites are served without it"), "{said}");
 }

@@ -254,9 +254,9 @@ fn build(fields: &mut Fields, problems: &mut Problems) -> BuildOverrides {
         install_command: build.text("installCommand", COMMAND, problems),
         root_directory: folder(&mut build, "rootDirectory", problems),
         framework: framework(&mut build, problems),
-        // libra.toml says these; the request's `build` has no fields for them.
-        node: None,
-        package_manager: None,
+        node: build.text("node", WORDS, problems).filter(|v| !v.trim().is_empty()),
+        package_manager: build.text("packageManager", WORDS, problems).filter(|v| !v.trim().is_empty()),
+        cache: build.boolean("cache", problems),
     };
     build.finish(problems);
     overrides

@@ -107,6 +107,14 @@ struct BuildBody {
     /// Instead of recognising it; `plain` builds nothing.
     #[schema(schema_with = frameworks)]
     framework: Option<String>,
+    /// Instead of `.nvmrc` and `engines.node`.
+    #[schema(max_length = 64, pattern = r"^[^\x00]*$", example = "22")]
+    node: Option<String>,
+    /// Instead of `packageManager` in package.json and of the lockfile.
+    #[schema(max_length = 64, pattern = r"^[^\x00]*$", example = "pnpm@10")]
+    package_manager: Option<String>,
+    /// `false` forgets what earlier builds kept of dependencies and of the framework's own caches.
+    cache: Option<bool>,
 }
 
 fn frameworks() -> ObjectBuilder {

@@ -81,6 +81,7 @@ pub fn parse(path: &str, bytes: &[u8]) -> Result<BuildOverrides, DetectError> {
         framework,
         node,
         package_manager,
+        cache: None,
     })
 }
 
@@ -100,6 +101,8 @@ pub fn merge(deployment: &BuildOverrides, file: BuildOverrides, root: &str) -> B
         framework: of(&deployment.framework, file.framework),
         node: of(&deployment.node, file.node),
         package_manager: of(&deployment.package_manager, file.package_manager),
+        // A matter of one deployment, not of the project.
+        cache: deployment.cache,
     }
 }
 

@@ -45,6 +45,11 @@ impl BuildCache for Cage {
         Ok(Restored::Hit(found))
     }
 
+    async fn forget_dependencies(&mut self, order: &DependencyOrder) -> Result<(), SandboxError> {
+        let (shelf, name, _) = self.shelf_for(order).await?;
+        blocking(move || forget(&shelf, &name)).await
+    }
+
     async fn keep_dependencies(&mut self, order: &DependencyOrder) -> Result<Kept, SandboxError> {
         let (shelf, name, method) = self.shelf_for(order).await?;
         let Some(begun) = self.begun() else { return Ok(Kept::No("no command has run".into())) };
@@ -71,6 +76,12 @@ impl BuildCache for Cage {
     ) -> Result<FrameworkCaches, SandboxError> {
         let (shelf, top, owner, order) = (self.shelf()?, self.work_tree()?, self.owner(), order.clone());
         blocking(move || framework::take(&shelf, &order, &top, owner)).await
+    }
+
+    async fn forget_framework_caches(&mut self, order: &FrameworkOrder) -> Result<(), SandboxError> {
+        let shelf = self.shelf()?;
+        let name = name::of_framework(&shelf.salt, order)?;
+        blocking(move || forget(&shelf, &name)).await
     }
 
     async fn keep_framework_caches(
@@ -113,6 +124,13 @@ impl Cage {
         self.hold(snapshot, method == Method::Overlay);
         Ok(())
     }
+}
+
+fn forget(shelf: &Shelf, name: &Name) -> Result<(), SandboxError> {
+    if let Some(snapshot) = shelf.take(name)? {
+        shelf.let_go(snapshot);
+    }
+    Ok(())
 }
 
 enum Outcome {

@@ -126,6 +126,10 @@ pub trait BuildCache: Send {
     /// Before the first command: puts a snapshot in its place if there is one.
     async fn restore_dependencies(&mut self, order: &DependencyOrder) -> Result<Restored, SandboxError>;
 
+    /// Has the next builds, and this one, do without what is kept under this order. What another build uses
+    /// right now stays.
+    async fn forget_dependencies(&mut self, order: &DependencyOrder) -> Result<(), SandboxError>;
+
     /// Right after the install and before any other command.
     async fn keep_dependencies(&mut self, order: &DependencyOrder) -> Result<Kept, SandboxError>;
 
@@ -135,6 +139,8 @@ pub trait BuildCache: Send {
         &mut self,
         order: &FrameworkOrder,
     ) -> Result<FrameworkCaches, SandboxError>;
+
+    async fn forget_framework_caches(&mut self, order: &FrameworkOrder) -> Result<(), SandboxError>;
 
     /// After a build that succeeded, once its output was collected.
     async fn keep_framework_caches(
