@@ -9,7 +9,7 @@ use super::client::Session;
 use super::error::{CliError, Outcome};
 use super::follow::{self, Format};
 use super::sources::{self, BODY_LIMIT_BYTES, Sources};
-use super::wire::{DeployAnswer, DeployBody};
+use super::wire::{BuildBody, DeployAnswer, DeployBody};
 use super::{projects, render};
 
 /// A request whose answer got lost is sent again under the same idempotency key, so it can't count twice.
@@ -30,6 +30,18 @@ pub struct DeployArgs {
     /// Build a preview on an address of its own; the live version stays
     #[arg(long)]
     pub preview: bool,
+    /// The folder of the source that is built, such as apps/web
+    #[arg(long, value_name = "FOLDER")]
+    pub root: Option<String>,
+    /// The folder that the build writes, relative to the root
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<String>,
+    /// The command that builds, instead of what is recognised
+    #[arg(long, value_name = "LINE")]
+    pub command: Option<String>,
+    /// The framework, instead of what is recognised; plain: nothing is built
+    #[arg(long, value_name = "NAME")]
+    pub framework: Option<String>,
     /// A variable for the build; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     pub env: Vec<String>,
@@ -73,6 +85,12 @@ pub async fn run(args: &DeployArgs, session: &Session) -> Result<Outcome, CliErr
         message: args.message.as_deref(),
         target: if args.preview { "preview" } else { "production" },
         env: variables,
+        build: BuildBody {
+            root_directory: args.root.as_deref(),
+            output_directory: args.output.as_deref(),
+            command: args.command.as_deref(),
+            framework: args.framework.as_deref(),
+        },
         init_files: files,
     };
     let body = encode(&body, &sources)?;
@@ -164,6 +182,7 @@ mod tests {
             message: None,
             target: "production",
             env: [("A", "b")].into(),
+            build: BuildBody::default(),
             init_files,
         };
         let error = encode(&body, &sources).unwrap_err();

@@ -43,6 +43,21 @@ pub struct CauseDocument {
     pub summary: String,
     #[serde(default)]
     pub hint: String,
+    /// Lines of the log that prove it; members see them.
+    pub evidence: Option<String>,
+}
+
+/// `GET /api/v1/deployments/{id}`, as far as the status document does not say it.
+#[derive(Debug, Deserialize)]
+pub struct DeploymentDetail {
+    pub deployment: DetailedDeployment,
+    /// What the project was recognised by.
+    pub sign: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct DetailedDeployment {
+    pub cause: Option<CauseDocument>,
 }
 
 impl StatusDocument {
@@ -72,7 +87,22 @@ pub struct DeployBody<'a> {
     pub target: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<&'a str, &'a str>,
+    pub build: BuildBody<'a>,
     pub init_files: Vec<FileDocument>,
+}
+
+/// What is said about the build instead of having it recognised.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_directory: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_directory: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub framework: Option<&'a str>,
 }
 
 /// One file of a source tree; `encoding` is left out for text.
