@@ -67,7 +67,7 @@ pub struct BuildArgs {
     pub install_command: Option<String>,
     /// Instead of the build script
     #[arg(long, value_name = "COMMAND")]
-    pub build_command: Option<String>,
+    pub command: Option<String>,
     /// Where the build writes
     #[arg(long, value_name = "FOLDER")]
     pub output: Option<String>,
@@ -88,7 +88,7 @@ impl BuildArgs {
             root_directory: self.root.as_deref(),
             framework: self.framework.as_deref(),
             install_command: self.install_command.as_deref(),
-            command: self.build_command.as_deref(),
+            command: self.command.as_deref(),
             output_directory: self.output.as_deref(),
             node: self.node.as_deref(),
             package_manager: self.package_manager.as_deref(),
@@ -210,8 +210,7 @@ mod tests {
         };
         assert_eq!(document(&["."]), serde_json::json!({}));
         let said = ["--root", "apps/web", "--framework", "vite", "--install-command", "", "--no-cache"];
-        let more =
-            ["--build-command", "make", "--output", "out", "--node", "22", "--package-manager", "pnpm@10"];
+        let more = ["--command", "make", "--output", "out", "--node", "22", "--package-manager", "pnpm@10"];
         assert_eq!(
             document(&[&said[..], &more].concat()),
             serde_json::json!({

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use super::client::{Session, escape};
 use super::error::{CliError, Outcome};
 use super::render::{self, Progress};
-use super::wire::StatusDocument;
+use super::wire::{DeploymentDetail, StatusDocument};
 
 /// Between two questions; the server's own rate limit allows several such watchers.
 const POLL: Duration = Duration::from_millis(200);
@@ -129,15 +129,24 @@ fn may_pass(error: &CliError) -> bool {
 }
 
 async fn conclude(session: &Session, end: &StatusDocument) {
+    let detail = detail(session, &end.deployment_id).await;
+    let sign = detail.as_ref().and_then(|detail| detail.sign.as_deref());
     match end.status.as_str() {
         "failed" => {
             if let Some(tail) = log_tail(session, &end.deployment_id).await {
                 render::note(&format!("--- last lines of the build log ---\n{tail}"));
             }
+            say_sign(sign);
             let summary = end.cause.as_ref().map(|cause| cause.summary.as_str()).or(end.error.as_deref());
             render::note(&format!("failed: {}", summary.unwrap_or("no cause was given")));
             if let Some(cause) = end.cause.as_ref().filter(|cause| !cause.hint.is_empty()) {
                 render::note(&format!("hint: {}", cause.hint));
+            }
+            let cause = detail.as_ref().and_then(|detail| detail.deployment.cause.as_ref());
+            if let Some(evidence) = cause.and_then(|cause| cause.evidence.as_deref()) {
+                for line in evidence.lines() {
+                    render::note(&format!("evidence: {}", render::harmless(line)));
+                }
             }
             render::note(&format!("The whole log: libra logs {}", end.deployment_id));
         }
@@ -145,11 +154,26 @@ async fn conclude(session: &Session, end: &StatusDocument) {
             render::note(&format!("cancelled: {}", end.cancel_reason.as_deref().unwrap_or("requested")))
         }
         _ => {
+            say_sign(sign);
             if let Some(address) = end.address() {
                 render::line(address);
             }
         }
     }
+}
+
+/// What the project was taken for: whoever wonders about an address or a failure asks this first.
+fn say_sign(sign: Option<&str>) {
+    if let Some(sign) = sign {
+        render::note(&format!("recognised: {}", render::harmless(sign)));
+    }
+}
+
+/// What only members are told; nothing if it can't be read: the end is shown anyhow.
+async fn detail(session: &Session, id: &str) -> Option<DeploymentDetail> {
+    let path = format!("/api/v1/deployments/{}", escape(id));
+    let request = session.request(Method::GET, &path).timeout(ANSWER);
+    session.json(request).await.ok().map(|(detail, _)| detail)
 }
 
 /// The newest lines of the log; nothing if there is none, or it can't be read: the cause is shown anyhow.

@@ -43,6 +43,21 @@ pub struct CauseDocument {
     pub summary: String,
     #[serde(default)]
     pub hint: String,
+    /// Lines of the log that prove it; members see them.
+    pub evidence: Option<String>,
+}
+
+/// `GET /api/v1/deployments/{id}`, as far as the status document does not say it.
+#[derive(Debug, Deserialize)]
+pub struct DeploymentDetail {
+    pub deployment: DetailedDeployment,
+    /// What the project was recognised by.
+    pub sign: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct DetailedDeployment {
+    pub cause: Option<CauseDocument>,
 }
 
 impl StatusDocument {

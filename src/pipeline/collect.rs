@@ -52,6 +52,8 @@ const LIST: &[&str] = &[
 enum Accept {
     AnyFile,
     Pages,
+    /// Pages, and a file that the source does not have: else nothing was built into it.
+    Grown,
 }
 
 /// Why a folder was not taken.
@@ -89,7 +91,8 @@ impl Bench<'_, '_, '_> {
         ordered.sort_by_key(|(later, _)| *later);
         let mut unusable = None;
         for (_, candidate) in ordered {
-            match self.take(plan, candidate, Accept::Pages).await {
+            let accept = if plan.may_be_source(candidate) { Accept::Grown } else { Accept::Pages };
+            match self.take(plan, candidate, accept).await {
                 Ok(Some(collected)) => return Ok(collected),
                 Ok(None) => {}
                 // A guessed name may be a script or a link of the project's own; the next may be right.
@@ -153,9 +156,13 @@ impl Bench<'_, '_, '_> {
             Err(SandboxError::NotFound { .. }) => return Ok(None),
             Err(other) => return Err(Refusal::Sandbox(other)),
         };
+        let pages = || files.iter().any(|f| f.path.ends_with(".html"));
+        let sources = &self.source.tree.files;
+        let grown = || files.iter().any(|f| !sources.contains_key(&detect::join(&directory, &f.path)));
         let fits = match accept {
             Accept::AnyFile => !files.is_empty(),
-            Accept::Pages => files.iter().any(|f| f.path.ends_with(".html")),
+            Accept::Pages => pages(),
+            Accept::Grown => pages() && grown(),
         };
         if !fits {
             // The next folder is copied to the same place.

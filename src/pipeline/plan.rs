@@ -18,6 +18,7 @@ pub async fn make(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {
     let deployment = overrides(walk, STEP)?;
     let settings = &walk.control().settings.pipeline;
     let tree = &source.tree;
+    let (deployment, only) = detect::located(tree, deployment);
     let path = detect::project_file(tree, &deployment).map_err(refused)?;
     let text = match &path {
         Some(path) => Some(read(walk, tree, path, settings.project_file_bytes).await?),
@@ -30,7 +31,15 @@ pub async fn make(walk: &Walk<'_>, source: &Source) -> Result<Plan, StepError> {
         let bytes = read(walk, tree, &path, settings.manifest_bytes).await?;
         files.insert(path, bytes);
     }
-    detect::detect(tree, &wishes, &files).map_err(refused)
+    let mut plan = detect::detect(tree, &wishes, &files).map_err(refused)?;
+    if let Some(folder) = only {
+        let words = format!(" (in {folder}, the project's only package)");
+        match &mut plan {
+            Plan::Files { sign, .. } => sign.push_str(&words),
+            Plan::Build(plan) => plan.sign.push_str(&words),
+        }
+    }
+    Ok(plan)
 }
 
 /// What the deployment itself says of its build.

@@ -3,7 +3,7 @@
 //!
 //! The order is that of Cloudflare's and Vercel's static hosting: the exact file; `/dir/` → `dir/index.html`;
 //! `/about` → `about.html`; `/dir` → redirect to `/dir/` and `/about/` → redirect to `/about` where only the other
-//! spelling exists; then the nearest `404.html`; then, for a navigation, the root `index.html` (single-page sites).
+//! spelling exists; then the nearest `404.html`; then, for a navigation, the shell of a single-page site.
 
 use std::borrow::Cow;
 
@@ -30,6 +30,10 @@ pub enum Intent {
     Navigation,
     Resource,
 }
+
+/// What single-page sites answer with where no file does, in order: the page that a build made for it, else
+/// the root page. SvelteKit's manual calls it `200.html`, React Router and TanStack Start have names of their own.
+const SHELLS: [&str; 4] = ["200.html", "__spa-fallback.html", "_shell.html", "index.html"];
 
 /// `raw_path` is the path of the request line, still percent-encoded, beginning with `/`.
 /// `intent` is asked only where no file answers.
@@ -70,13 +74,17 @@ fn missing<'v>(site: &'v SiteVersion, path: &str, intent: impl Fn() -> Intent) -
             return Found::NotFoundPage(page);
         }
     }
-    if let Some(page) = site.file("404.html") {
-        return Found::NotFoundPage(page);
-    }
+    let own = site.file("404.html");
     let names_a_file = path.rsplit('/').next().is_some_and(|last| last.contains('.'));
-    match site.file("index.html") {
-        Some(page) if !names_a_file && intent() == Intent::Navigation => Found::File(page),
-        _ => Found::Nothing,
+    let shell = || SHELLS.iter().find_map(|name| site.file(name)).filter(|_| !names_a_file);
+    match (own, shell()) {
+        // The shell under another name, as for hosts that know nothing else: it is the page, and found.
+        (Some(page), Some(shell)) if page.digest() == shell.digest() && intent() == Intent::Navigation => {
+            Found::File(shell)
+        }
+        (Some(page), _) => Found::NotFoundPage(page),
+        (None, Some(shell)) if intent() == Intent::Navigation => Found::File(shell),
+        (None, _) => Found::Nothing,
     }
 }
 
@@ -114,14 +122,21 @@ mod tests {
     use crate::runtime::site::Encoding;
     use proptest::prelude::*;
 
+    /// Each file differs from the others.
     fn site(paths: &[&str]) -> SiteVersion {
-        let mut paths = paths.to_vec();
-        paths.sort_unstable();
-        let files = paths
+        let of: Vec<(&str, u8)> = paths.iter().copied().zip(0..).collect();
+        site_of(&of)
+    }
+
+    /// Paths with what stands in the file.
+    fn site_of(files: &[(&str, u8)]) -> SiteVersion {
+        let mut files = files.to_vec();
+        files.sort_unstable();
+        let files = files
             .into_iter()
-            .map(|path| ManifestFile {
+            .map(|(path, content)| ManifestFile {
                 path: path.to_owned(),
-                digest: "00".repeat(32),
+                digest: hex::encode([content; 32]),
                 size: 0,
                 media_type: "text/html".to_owned(),
                 bodies: vec![ManifestBody { encoding: Encoding::Identity, offset: 0, size: 0 }],
@@ -180,6 +195,29 @@ mod tests {
         assert_eq!(told(&site, "/assets/gone.js"), "404");
         assert_eq!(told(&site, "/users/"), "index.html");
         assert!(matches!(find(&site, "/users/7", || Intent::Resource), Found::Nothing));
+    }
+
+    #[test]
+    fn the_page_that_a_build_made_for_it_answers_for_unknown_paths() {
+        for shell in ["200.html", "__spa-fallback.html", "_shell.html"] {
+            let prerendered = site(&["index.html", "app.js", shell]);
+            assert_eq!(told(&prerendered, "/"), "index.html");
+            assert_eq!(told(&prerendered, "/users/7"), shell);
+            assert_eq!(told(&prerendered, "/gone.js"), "404");
+            // Nothing was prerendered: the shell is the home page too.
+            assert_eq!(told(&site(&["app.js", shell]), "/"), shell);
+        }
+    }
+
+    /// `cp dist/index.html dist/404.html` is in many a build script.
+    #[test]
+    fn a_shell_that_is_also_the_404_page_is_found() {
+        let copied = site_of(&[("404.html", 7), ("index.html", 7)]);
+        assert_eq!(told(&copied, "/users/7"), "index.html");
+        assert_eq!(told(&copied, "/gone.js"), "404 404.html");
+        assert!(matches!(find(&copied, "/users/7", || Intent::Resource), Found::NotFoundPage(_)));
+        let own = site_of(&[("404.html", 8), ("index.html", 7)]);
+        assert_eq!(told(&own, "/users/7"), "404 404.html");
     }
 
     #[test]

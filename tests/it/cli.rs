@@ -85,6 +85,41 @@ async fn organizations_users_and_tokens_are_made_and_a_secret_is_shown_once() {
     assert!(listed("tokens").lines().any(|l| l.contains(&member.token_id) && l.contains("revoked")));
 }
 
+#[tokio::test]
+async fn a_deployment_says_what_it_was_taken_for_and_what_proves_its_failure() {
+    let app = TestApp::start().await;
+    let source = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = source.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("web/package.json", r#"{"scripts":{"build":"node build.js"}}"#);
+    write("web/build.js", "require('not-there-at-all')");
+    write("api/package.json", "{}");
+    write("api/site/index.html", "a site");
+    let folder = source.path().to_str().unwrap();
+    let deploy = |more: &[&str]| app.cli(&[&["deploy", folder, "--name", "starter"], more].concat());
+
+    let output = deploy(&[]);
+    assert_eq!(code(&output), 1, "{}", said(&output));
+    for part in
+        ["hint: Set build.rootDirectory (libra deploy --root", "evidence: neither", "lies in api, web"]
+    {
+        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+    }
+    let output = deploy(&["--root", "web"]);
+    assert_eq!(code(&output), 1, "{}", said(&output));
+    for part in ["recognised: package.json with a build script", "evidence: ", "'not-there-at-all'"] {
+        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+    }
+    let output = deploy(&["--root", "api", "--output", "site", "--framework", "plain"]);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    assert!(said(&output).contains("recognised: plain HTML: the framework is set"), "{}", said(&output));
+    let output = deploy(&["--root", "web", "--command", "mkdir made && echo x > made/a", "--output", "made"]);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+}
+
 #[test]
 fn mistakes_in_the_settings_are_told_all_at_once() {
     let folder = Folder::new();

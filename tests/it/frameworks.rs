@@ -199,3 +199,49 @@ async fn a_package_of_a_workspace_is_installed_at_the_root() {
     assert_eq!(member["state"]["status"], "completed", "{member:#}\n{log}");
     assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "from the workspace");
 }
+
+/// Starters come wrapped in a folder, or as pages beneath `public/`: what goes live is the site, never sources.
+#[tokio::test]
+async fn the_project_is_found_where_it_lies() {
+    let app = TestApp::start().await;
+    let page = writes("dist");
+    let wrapped = [
+        ("README.md", "x"),
+        ("starter-main/package.json", BUILDS),
+        ("starter-main/index.html", "source"),
+        ("starter-main/build.js", &*page),
+        ("starter-main/libra.toml", "[build]\nnode = 22\n"),
+    ];
+    let (member, log, worker) = ended(&app, "wrapped", &wrapped, json!({})).await;
+    assert_eq!(member["state"]["status"], "completed", "{member:#}\n{log}");
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "in dist");
+    let sign = member["sign"].as_str().unwrap();
+    assert!(sign.ends_with("(in starter-main, the project's only package)") && log.contains(sign), "{sign}");
+    assert!(log.contains("Node 22"), "its own libra.toml counts: {log}");
+
+    let two = [("web/package.json", BUILDS), ("web/index.html", "source"), ("api/package.json", BUILDS)];
+    let (member, ..) = ended(&app, "two", &two, json!({})).await;
+    let cause = &member["deployment"]["cause"];
+    assert!(cause["evidence"].as_str().unwrap().ends_with("lies in api, web"), "{cause}");
+    assert!(cause["hint"].as_str().unwrap().contains("root_directory"), "{cause}");
+
+    let pages = [("readme.md", "x"), ("public/index.html", "home"), ("public/a.css", "p{}")];
+    let (member, log, worker) = ended(&app, "public", &pages, json!({})).await;
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "home", "{member:#}\n{log}");
+    assert!(log.contains("index.html lies in public"), "{log}");
+}
+
+/// Rollup's own starter keeps its page in `public/` and builds its script beside it; for others it is a template.
+#[tokio::test]
+async fn a_public_folder_is_the_output_if_the_build_wrote_into_it() {
+    let app = TestApp::start().await;
+    let beside = r#"require("fs").writeFileSync("public/bundle.js", "built()")"#;
+    let files = |script| [("package.json", BUILDS), ("build.js", script), ("public/index.html", "page")];
+    let (member, log, worker) = ended(&app, "beside", &files(beside), json!({})).await;
+    assert_eq!(member["state"]["status"], "completed", "{member:#}\n{log}");
+    assert_eq!(app.worker(&worker, "/bundle.js").await.text().await.unwrap(), "built()");
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "page");
+    let elsewhere = r#"require("fs").writeFileSync("bundle.js", "built()")"#;
+    let (member, ..) = ended(&app, "elsewhere", &files(elsewhere), json!({})).await;
+    assert_eq!(member["deployment"]["cause"]["summary"], "The build produced no output.", "{member:#}");
+}

@@ -3,7 +3,7 @@
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DetectError {
-    #[error("neither a package.json nor an HTML file was found{}", seen(.0))]
+    #[error("neither a package.json nor a page to serve was found{}", seen(.0))]
     Nothing(Vec<String>),
     #[error("{path} is not a JSON object")]
     BadManifest { path: String },
@@ -33,6 +33,9 @@ fn seen(folders: &[String]) -> String {
 impl DetectError {
     pub fn summary(&self) -> &'static str {
         match self {
+            Self::Nothing(folders) if !folders.is_empty() => {
+                "Nothing to deploy at the project's top: several packages lie in folders."
+            }
             Self::Nothing(_) => "Nothing to deploy: no package.json and no HTML file.",
             Self::BadManifest { .. } => "package.json can't be read.",
             Self::TooLarge { .. } => "A file that says how to build is too large.",
@@ -46,6 +49,9 @@ impl DetectError {
 
     pub fn hint(&self) -> &'static str {
         match self {
+            Self::Nothing(folders) | Self::NoBuildScript(folders) if !folders.is_empty() => {
+                "Set build.rootDirectory (libra deploy --root, or root_directory in libra.toml) to the package to deploy; the evidence names some."
+            }
             Self::Nothing(_) => {
                 "Add an index.html, or a package.json with a build script; or set build.rootDirectory."
             }
@@ -53,9 +59,6 @@ impl DetectError {
             Self::TooLarge { .. } => "Make it smaller; the evidence names the file and the limit.",
             Self::BadProjectFile { .. } => {
                 "Mend libra.toml; the evidence names the line and what is allowed."
-            }
-            Self::NoBuildScript(folders) if !folders.is_empty() => {
-                "Set build.rootDirectory (or root_directory in libra.toml) to the package to deploy; the evidence names some."
             }
             Self::NoBuildScript(_) => "Add \"build\" to the scripts of package.json, or set build.command.",
             Self::BadPath { .. } => {

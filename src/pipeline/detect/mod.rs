@@ -4,6 +4,7 @@
 
 mod error;
 mod manifest;
+mod place;
 mod project_file;
 mod table;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use manifest::Manifest;
 use table::Framework;
 
 pub use error::DetectError;
+pub use place::located;
 pub use table::Advice;
 
 /// What is to be done with a tree.
@@ -51,6 +53,15 @@ pub struct BuildPlan {
     /// As `libra.toml` or the deployment wishes; nothing here has looked at them.
     pub node: Option<String>,
     pub package_manager: Option<String>,
+}
+
+impl BuildPlan {
+    /// Whether an output folder, guessed as one of several, may as well hold what the build copies from.
+    pub fn may_be_source(&self, output: &str) -> bool {
+        let first =
+            || matches!(&self.outputs, Outputs::Guessed(all) if all.first().is_some_and(|o| o == PUBLIC));
+        output == PUBLIC && !first()
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +103,11 @@ const PARENTS: usize = 8;
 const NAMED: usize = 5;
 const LOCKFILES: &[&str] =
     &["package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "bun.lockb"];
+/// Where builds usually write.
+const USUAL: &[&str] = &["dist", "build", "out", PUBLIC];
+/// Some write here and others keep here what they copy: see [`BuildPlan::may_be_source`].
+const PUBLIC: &str = "public";
+const PNPM_WORKSPACE: &str = "pnpm-workspace.yaml";
 /// No framework: files are the site.
 pub const PLAIN: &str = "plain";
 
@@ -199,10 +215,16 @@ impl<'a> Project<'a> {
     }
 
     fn as_files(&self, sign: &str) -> Option<Plan> {
-        let directory = join(&self.directory, self.output.as_deref().unwrap_or(""));
-        let html = |path: &String| beneath(path, &directory).is_some_and(|p| p.ends_with(".html"));
-        let found = self.tree.files.keys().any(html);
-        found.then(|| Plan::Files { directory, sign: sign.to_owned() })
+        let (directory, words) = match &self.output {
+            Some(named) => {
+                let directory = join(&self.directory, named);
+                let html = |p: &String| beneath(p, &directory).is_some_and(|p| p.ends_with(".html"));
+                self.tree.files.keys().any(html).then_some((directory, None))?
+            }
+            None => place::of_pages(self.tree, &self.directory)?,
+        };
+        let sign = words.map_or_else(|| sign.to_owned(), |words| format!("{sign}; {words}"));
+        Some(Plan::Files { directory, sign })
     }
 
     /// Why the project is one of this row's, if it is. A row that names no way to build it is none.
@@ -241,7 +263,9 @@ impl<'a> Project<'a> {
 
     fn plan(&self, row: Option<&Framework>, sign: String) -> Plan {
         let root = self.install_root();
-        let nothing = self.manifest.as_ref().is_none_or(Manifest::installs_nothing) && root == self.directory;
+        let nothing = self.manifest.as_ref().is_none_or(Manifest::installs_nothing)
+            && !self.has(PNPM_WORKSPACE)
+            && root == self.directory;
         let install = match self.wishes.install_command.as_deref().map(str::trim) {
             Some("") => Install::Skipped,
             Some(line) => Install::Command(line.to_owned()),
@@ -269,7 +293,7 @@ impl<'a> Project<'a> {
     }
 
     fn outputs(&self, row: Option<&Framework>) -> Vec<String> {
-        let Some(row) = row else { return self.guessed() };
+        let Some(row) = row else { return USUAL.iter().map(|name| (*name).to_owned()).collect() };
         let mut outputs = Vec::new();
         for output in &row.outputs {
             if output == "@angular" {
@@ -304,14 +328,6 @@ impl<'a> Project<'a> {
         found
     }
 
-    /// Where builds usually write. A `public` that is there before the build holds sources, not output.
-    fn guessed(&self) -> Vec<String> {
-        let public = join(&self.directory, "public");
-        let has_public = self.tree.files.keys().any(|p| beneath(p, &public).is_some());
-        let usual = ["dist", "build", "out", "public"];
-        usual.iter().filter(|name| !(has_public && **name == "public")).map(|n| (*n).to_owned()).collect()
-    }
-
     /// The folder whose lockfile speaks for the project: the workspace's root, if it is in one.
     fn install_root(&self) -> String {
         let own_lockfile = LOCKFILES.iter().any(|name| self.has(name));
@@ -319,7 +335,7 @@ impl<'a> Project<'a> {
             let Some(bytes) = self.files.get(&join(parent, "package.json")) else { continue };
             let folder = beneath(&self.directory, parent).unwrap_or_default();
             let member = Manifest::parse(bytes).is_some_and(|m| m.has_workspace(folder));
-            let pnpm = self.tree.files.contains_key(&join(parent, "pnpm-workspace.yaml"));
+            let pnpm = self.tree.files.contains_key(&join(parent, PNPM_WORKSPACE));
             if member || (pnpm && !own_lockfile) {
                 return parent.to_owned();
             }
@@ -327,13 +343,8 @@ impl<'a> Project<'a> {
         self.directory.clone()
     }
 
-    /// Folders beneath this one that have a package.json of their own.
     fn packages(&self) -> Vec<String> {
-        let own = |path: &String| {
-            let folder = beneath(path, &self.directory)?.strip_suffix("/package.json")?;
-            (!folder.split('/').any(|name| name == "node_modules")).then(|| join(&self.directory, folder))
-        };
-        self.tree.files.keys().filter_map(own).take(NAMED).collect()
+        place::packages(self.tree, &self.directory)
     }
 }
 

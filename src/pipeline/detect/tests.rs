@@ -262,14 +262,42 @@ fn nothing_to_deploy_is_said_plainly() {
 }
 
 #[test]
-fn a_public_folder_of_the_source_is_not_taken_for_output() {
-    let manifest = [("package.json", r#"{"scripts":{"build":"make"}}"#)];
-    let outputs = |paths: &[&str]| match built(plan_of(paths, &manifest, &none())).outputs {
-        Outputs::Guessed(outputs) => outputs,
-        Outputs::Named(named) => vec![named],
+fn a_public_folder_may_hold_sources_unless_the_framework_writes_there() {
+    let plan = |manifest: &str| built(plan_of(&[], &[("package.json", manifest)], &none()));
+    assert!(plan(r#"{"scripts":{"build":"make"}}"#).may_be_source("public"));
+    assert!(
+        plan(r#"{"scripts":{"build":"webpack"},"devDependencies":{"webpack":"5"}}"#).may_be_source("public")
+    );
+    assert!(!plan(r#"{"scripts":{"build":"make"}}"#).may_be_source("dist"));
+    assert!(!plan(r#"{"dependencies":{"gatsby":"5"}}"#).may_be_source("public"));
+}
+
+/// The lockfile of such a workspace is at its top, where often nothing but scripts is.
+#[test]
+fn a_pnpm_workspace_is_installed_although_its_top_depends_on_nothing() {
+    let install = |paths: &[&str]| {
+        let manifest = [("package.json", r#"{"private":true,"scripts":{"build":"pnpm -r build"}}"#)];
+        built(plan_of(paths, &manifest, &none())).install
     };
-    assert!(!outputs(&["public/robots.txt"]).contains(&"public".to_owned()));
-    assert!(outputs(&[]).contains(&"public".to_owned()));
+    assert_eq!(install(&["pnpm-workspace.yaml", "apps/web/package.json"]), Install::Detected);
+    assert_eq!(install(&["apps/web/package.json"]), Install::Nothing);
+}
+
+/// Seen with a starter in a folder: its sources went live as a site.
+#[test]
+fn the_sources_of_packages_are_no_site() {
+    let paths = ["web/index.html", "web/package.json", "api/package.json"];
+    let refused = plan_of(&paths, &[], &none()).unwrap_err();
+    assert_eq!(refused, DetectError::Nothing(vec!["api".into(), "web".into()]));
+    assert!(refused.hint().contains("rootDirectory") && refused.summary().contains("several packages"));
+    let monorepo = plan_of(&paths, &[("package.json", r#"{"workspaces":["web"]}"#)], &none());
+    assert_eq!(monorepo, Err(DetectError::NoBuildScript(vec!["api".into(), "web".into()])));
+    let Plan::Files { directory, sign } = plan_of(&["public/index.html", "readme.md"], &[], &none()).unwrap()
+    else {
+        panic!("a build")
+    };
+    assert_eq!(directory, "public");
+    assert_eq!(sign, "plain HTML: there is no package.json; index.html lies in public");
 }
 
 #[test]

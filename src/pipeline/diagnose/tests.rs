@@ -111,6 +111,7 @@ fn what_only_sounds_like_a_failure_proves_nothing() {
         ("network", Build, "resolved cms.example.com with getaddrinfo"),
         ("variable", Build, "Environments: .env.production"),
         ("missing-module", Build, "(!) Module level directives cause errors when bundled"),
+        ("prerender", Build, "> Using @sveltejs/adapter-static"),
         ("types", Build, "Linting and checking validity of types ..."),
         ("warnings", Build, "Compiled with warnings."),
         ("syntax", Build, "transforming (12) src/SyntaxErrors.tsx"),
