@@ -22,7 +22,8 @@ fn fixture(name: &str) -> String {
 
 /// The small Vite project, with these files beside.
 fn greeting(manifest: &Value, more: &[(&str, &str)]) -> Vec<(String, String)> {
-    let manifest = manifest.to_string();
+    // As people's are: yarn writes others anew.
+    let manifest = format!("{manifest:#}\n");
     let own =
         [("package.json", &*manifest), ("vite.config.js", CONFIG), ("index.html", PAGE), ("main.js", MAIN)];
     own.iter().chain(more).map(|(path, content)| ((*path).to_owned(), (*content).to_owned())).collect()
