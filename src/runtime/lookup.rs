@@ -43,7 +43,7 @@ pub fn find<'v>(site: &'v SiteVersion, raw_path: &str, intent: impl Fn() -> Inte
     };
     let path: &str = &path;
     if path.is_empty() {
-        if let Some(file) = site.file("index.html") {
+        if let Some(file) = site.file("index.html").or_else(|| shell_of(site)) {
             return Found::File(file);
         }
     } else if let Some(folder) = path.strip_suffix('/') {
@@ -76,8 +76,8 @@ fn missing<'v>(site: &'v SiteVersion, path: &str, intent: impl Fn() -> Intent) -
     }
     let own = site.file("404.html");
     let names_a_file = path.rsplit('/').next().is_some_and(|last| last.contains('.'));
-    let shell = || SHELLS.iter().find_map(|name| site.file(name)).filter(|_| !names_a_file);
-    match (own, shell()) {
+    let shell = if names_a_file { None } else { shell_of(site) };
+    match (own, shell) {
         // The shell under another name, as for hosts that know nothing else: it is the page, and found.
         (Some(page), Some(shell)) if page.digest() == shell.digest() && intent() == Intent::Navigation => {
             Found::File(shell)
@@ -86,6 +86,10 @@ fn missing<'v>(site: &'v SiteVersion, path: &str, intent: impl Fn() -> Intent) -
         (None, Some(shell)) if intent() == Intent::Navigation => Found::File(shell),
         (None, _) => Found::Nothing,
     }
+}
+
+fn shell_of(site: &SiteVersion) -> Option<File<'_>> {
+    SHELLS.iter().find_map(|name| site.file(name))
 }
 
 /// The path as the manifest writes it: decoded once, without the first slash.
@@ -204,8 +208,9 @@ mod tests {
             assert_eq!(told(&prerendered, "/"), "index.html");
             assert_eq!(told(&prerendered, "/users/7"), shell);
             assert_eq!(told(&prerendered, "/gone.js"), "404");
-            // Nothing was prerendered: the shell is the home page too.
-            assert_eq!(told(&site(&["app.js", shell]), "/"), shell);
+            // Nothing was prerendered: the shell is the home page too, whoever asks.
+            let bare = site(&["404.html", "app.js", shell]);
+            assert!(matches!(find(&bare, "/", || Intent::Resource), Found::File(f) if f.path() == shell));
         }
     }
 

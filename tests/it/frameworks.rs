@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::TestApp;
+use crate::app::{BASE, TestApp};
 
 /// A builder without packages: writes a page into a folder.
 fn writes(folder: &str) -> String {
@@ -244,4 +244,33 @@ async fn a_public_folder_is_the_output_if_the_build_wrote_into_it() {
     let elsewhere = r#"require("fs").writeFileSync("bundle.js", "built()")"#;
     let (member, ..) = ended(&app, "elsewhere", &files(elsewhere), json!({})).await;
     assert_eq!(member["deployment"]["cause"]["summary"], "The build produced no output.", "{member:#}");
+}
+
+/// TanStack Start's own starter always leaves a server, also where its pages need none.
+#[tokio::test]
+async fn a_server_beside_a_single_page_shell_is_left_out() {
+    let app = TestApp::start().await;
+    let wrote = |page: &str| {
+        let folders = r#"for (const f of ["server", "public"]) require("fs").mkdirSync(".output/" + f, { recursive: true });"#;
+        let write = |path: &str| format!(r#"require("fs").writeFileSync(".output/{path}", "{path}");"#);
+        format!("{folders}{}{}", write("server/index.mjs"), write(page))
+    };
+    let run = async |name: &str, page: &str| {
+        let script = wrote(page);
+        let files = [("package.json", BUILDS), ("build.js", &*script)];
+        let build = json!({ "framework": "tanstack-start", "command": "node build.js" });
+        ended(&app, name, &files, build).await
+    };
+    let (member, log, worker) = run("shell", "public/_shell.html").await;
+    assert_eq!(member["state"]["status"], "completed", "{member:#}\n{log}");
+    for path in ["/", "/users/7"] {
+        let address = format!("http://{}{path}", app.server.address);
+        let request =
+            app.http.get(address).header("host", format!("{worker}.{BASE}")).header("accept", "text/html");
+        let page = request.send().await.unwrap().text().await.unwrap();
+        assert!(page.contains("_shell.html"), "{path}: {page}");
+    }
+    let (member, ..) = run("server", "public/app.js").await;
+    let cause = &member["deployment"]["cause"];
+    assert!(cause["hint"].as_str().unwrap().contains("spa: { enabled: true }"), "{cause}");
 }

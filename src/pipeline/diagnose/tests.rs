@@ -111,6 +111,11 @@ fn what_only_sounds_like_a_failure_proves_nothing() {
         ("network", Build, "resolved cms.example.com with getaddrinfo"),
         ("variable", Build, "Environments: .env.production"),
         ("missing-module", Build, "(!) Module level directives cause errors when bundled"),
+        (
+            "static-export",
+            Build,
+            "⚠ Specified \"headers\" will not automatically work with \"output: export\"",
+        ),
         ("prerender", Build, "> Using @sveltejs/adapter-static"),
         ("types", Build, "Linting and checking validity of types ..."),
         ("warnings", Build, "Compiled with warnings."),
