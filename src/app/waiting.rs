@@ -13,6 +13,7 @@ use secrecy::ExposeSecret;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::config::{Settings, Start};
+use crate::domain::cause::chain;
 use crate::queue::Queue;
 use crate::store::{Store, StoreError};
 
@@ -207,17 +208,6 @@ fn shown(url: &str) -> String {
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     format!("{scheme}://{host}")
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -320,3 +320,6 @@ fn path(org: &str, digest: &Digest) -> ObjectPath {
     let hex = digest.as_str();
     ObjectPath::from_iter([org, "sha256", &hex[..2], hex])
 }
+
+#[cfg(test)]
+mod tests;

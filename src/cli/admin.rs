@@ -1,11 +1,11 @@
 //! What the commands on the database share: opening it, and telling how it went.
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use crate::app::AppError;
 use crate::config::Settings;
 use crate::control::ControlError;
+use crate::domain::cause::chain;
 use crate::domain::{OrgId, UserId};
 use crate::store::{Store, StoreError};
 
@@ -67,16 +67,4 @@ pub fn finish(result: Result<(), AdminError>) -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
-}
-
-/// An error with its causes, for the person at the command line of this machine.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

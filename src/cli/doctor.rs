@@ -10,6 +10,7 @@ use serde_json::json;
 use super::render;
 use super::wire::ServerFile;
 use crate::config::{Environment, Settings};
+use crate::domain::cause::chain;
 use crate::sandbox::{self, IsolationReport, SandboxPaths};
 use crate::store::{Answer, Kind};
 
@@ -164,7 +165,7 @@ async fn database(settings: &Settings) -> Finding {
                 Kind::Sqlite => "look at the file's owner and rights, or set database.url",
                 Kind::Postgres => "is the server up, and database.url right?",
             };
-            Finding::broken(what, format!("{}; {mend}", super::admin::chain(&e)))
+            Finding::broken(what, format!("{}; {mend}", chain(&e)))
         }
     }
 }
@@ -208,7 +209,7 @@ async fn blobs(settings: &Settings) -> Finding {
     let tried = async { crate::blobs::Blobs::open(&settings.blobs, Path::new(""))?.probe().await };
     match tried.await {
         Ok(()) => Finding::ok(what, format!("{shown} takes, gives and removes a blob")),
-        Err(e) => Finding::broken(what, format!("{shown}: {}", super::admin::chain(&e))),
+        Err(e) => Finding::broken(what, format!("{shown}: {}", chain(&e))),
     }
 }
 
@@ -228,7 +229,7 @@ async fn isolation(settings: &Settings) -> Finding {
             };
             match sandbox::provider(&settings.sandbox, paths) {
                 Ok(provider) => Ok(provider.report().await),
-                Err(e) => Err(super::admin::chain(&e)),
+                Err(e) => Err(chain(&e)),
             }
         }
         (Err(e), _) | (_, Err(e)) => Err(format!("this program or tools_dir can't be found ({e})")),

@@ -23,7 +23,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
     match system.block_on(Box::pin(app::serve(settings))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            super::render::note(&format!("error: {}", super::admin::chain(&e)));
+            super::render::note(&format!("error: {}", crate::domain::cause::chain(&e)));
             ExitCode::from(e.exit_code())
         }
     }

@@ -1,9 +1,10 @@
-//! Whose fault a failure is, and the cause that every final failure carries.
+//! Whose fault a failure is, the cause that every final failure carries, and an error told with its causes.
 
 use serde::{Deserialize, Serialize};
 
 use super::status::words;
 use super::step::Step;
+use std::error::Error;
 use std::fmt;
 
 words! {
@@ -51,5 +52,36 @@ impl Cause {
     #[must_use]
     pub fn public(&self) -> Self {
         Self { evidence: None, ..self.clone() }
+    }
+}
+
+/// An error with its causes, in one line. For logs and the operator: what a cause says may be a secret
+/// of the platform.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the {0}")]
+    struct Level(&'static str, #[source] Option<Box<Level>>);
+
+    #[test]
+    fn an_error_is_told_with_all_its_causes_in_their_order() {
+        let inner = Level("inner", None);
+        let outer = Level("outer", Some(Box::new(Level("middle", Some(Box::new(inner))))));
+        assert_eq!(chain(&outer), "the outer: the middle: the inner");
+        assert_eq!(chain(&Level("only", None)), "the only");
     }
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::edge::RequestId;
 use crate::control::ControlError;
 use crate::control::error::FieldProblem;
+use crate::domain::cause::chain;
 use crate::domain::time;
 use crate::routing::EdgeRefusal;
 use crate::store::StoreError;
@@ -316,14 +317,7 @@ impl From<ControlError> for Problem {
 
 /// The chain, once, where the error is handled.
 fn log(error: &(dyn std::error::Error + 'static)) {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    tracing::error!(error = %text, "request failed");
+    tracing::error!(error = %chain(error), "request failed");
 }
 
 impl fmt::Display for Problem {

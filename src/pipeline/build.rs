@@ -218,7 +218,7 @@ impl Bench<'_, '_, '_> {
         if !error.is_user_fault() {
             return StepError::platform(STEP, "The sandbox failed.", error);
         }
-        let evidence = self.log.mask(&super::verdict::chain(&error));
+        let evidence = self.log.mask(&crate::domain::cause::chain(&error));
         let (summary, hint) = match error {
             SandboxError::DirectoryMissing { .. } => (
                 "The folder to build in does not exist.",

@@ -40,7 +40,7 @@ pub async fn pack_folder(walk: &Walk<'_>, folder: PathBuf, paths: Vec<String>) -
     for path in paths {
         let parsed = TreePath::parse(&path).map_err(|e| {
             StepError::user(STEP, "The output holds a file with a name that can't be served.", "Rename it.")
-                .with_evidence(format!("the path {e}"))
+                .with_evidence(format!("`{}` {e}", path.escape_debug()))
         })?;
         files.push((parsed, Source::Path(folder.join(&path))));
     }

@@ -1,6 +1,7 @@
 //! What an attempt's end means for the deployment.
 
 use super::{FINAL_HINT, Pipeline, StepError};
+use crate::domain::cause::chain;
 use crate::domain::status::CancelReason;
 use crate::domain::{Cause, Digest, Fault};
 use crate::store::deployments::{DeploymentRow, MAX_ATTEMPTS};
@@ -39,7 +40,7 @@ pub fn of(walked: Result<Option<Digest>, StepError>, row: &DeploymentRow, cancel
                 attempt = row.attempt,
                 class = %cause.class,
                 summary = %cause.summary,
-                error = source.as_deref().map(chain),
+                error = source.as_deref().map(|e| chain(e)),
                 "attempt failed"
             );
             match cause.class {
@@ -62,18 +63,6 @@ pub fn retry_delay_ms(pipeline: &Pipeline, attempt: i32) -> i64 {
 pub fn delay_ms(settings: &crate::config::Pipeline, attempt: i32) -> i64 {
     let seconds = if attempt <= 1 { settings.retry_first_seconds } else { settings.retry_second_seconds };
     i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX)
-}
-
-/// An error with its causes, for the log only.
-pub fn chain(error: &(dyn std::error::Error + Send + Sync)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::endpoint::Endpoint;
-use super::error::{QueueError, chain};
+use super::error::QueueError;
 use super::settings::Settings;
 use super::state::{BrokerState, Connection};
 use super::streams::Streams;
+use crate::domain::cause::chain;
 
 /// A usable connection. Clones are cheap; a stale one only makes requests fail.
 #[derive(Clone)]

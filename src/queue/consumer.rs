@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::Queue;
 use super::backoff::Backoff;
 use super::connection::Link;
-use super::error::{QueueError, chain};
+use super::error::QueueError;
 use super::message::{DeployJob, MalformedJob};
 use super::streams::JOBS;
+use crate::domain::cause::chain;
 
 const PULL: &str = "pull a job";
 const SETTLE: &str = "settle a delivery";

@@ -21,9 +21,10 @@ use super::broker_process::BrokerProcess;
 use super::election::{OwnerLock, try_own};
 use super::embedded_files::{Credential, EmbeddedFiles, ServerRecord};
 use super::endpoint::Endpoint;
-use super::error::{QueueError, chain};
+use super::error::QueueError;
 use super::settings::Settings;
 use super::state::{BrokerState, Connection};
+use crate::domain::cause::chain;
 
 /// A broker that ran this long was healthy: the next restart waits the shortest time again.
 const STEADY: Duration = Duration::from_secs(30);

@@ -109,15 +109,3 @@ impl QueueError {
         Self::Unavailable { doing, source: None }
     }
 }
-
-/// An error with its causes in one line, for logs and for the health document.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        line.push_str(": ");
-        line.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    line
-}

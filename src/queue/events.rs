@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Queue;
 use super::connection::Link;
-use super::error::{QueueError, chain};
+use super::error::QueueError;
+use crate::domain::cause::chain;
 
 /// The route table has a new epoch; the body holds it.
 pub const ROUTES_CHANGED: &str = "routes.changed";

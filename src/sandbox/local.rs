@@ -18,6 +18,7 @@ use super::report::{self, IsolationReport, SweepReport};
 use super::settings::{SandboxPaths, Settings};
 use super::slot::Slot;
 use super::{ExecEnd, ExecOrder, Provider, Sandbox, SandboxOrder, ToolFolders, path};
+use crate::domain::cause::chain;
 
 pub(super) struct Local {
     host: Arc<Host>,
@@ -105,11 +106,11 @@ impl Provider for Local {
     async fn report(&self) -> IsolationReport {
         let mut missing = Vec::new();
         if let Err(error) = self.trial().await {
-            missing.push(with_causes(&error));
+            missing.push(chain(&error));
             missing.extend(report::forbidden_namespaces(|file| std::fs::read_to_string(file).ok()));
         }
         if let Err(error) = self.mirror.upstream().await {
-            missing.push(format!("no npm registry is known: {}", with_causes(&error)));
+            missing.push(format!("no npm registry is known: {}", chain(&error)));
         }
         if !has_any_node(&self.host.paths.tools) {
             missing.push(
@@ -151,14 +152,4 @@ fn find_program(name: &str) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }

@@ -333,3 +333,53 @@ fn check(manager: Manager, note: &Note, hash: Option<&Hash>, node: &str) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use base64::Engine;
+    use sha2::{Digest, Sha512};
+
+    use super::*;
+
+    fn tarball(content: &str) -> Vec<u8> {
+        let mut packed = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), Default::default()));
+        for (path, text) in [("package/package.json", r#"{"bin":{"tool":"run"}}"#), ("package/run", content)]
+        {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o755);
+            header.set_size(text.len() as u64);
+            packed.append_data(&mut header, path, text.as_bytes()).unwrap();
+        }
+        packed.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn a_package_that_is_not_the_pinned_one_is_not_even_unpacked() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&[home.path().join("tools")], 1).unwrap();
+        let room = Room { bytes: 10_000, entries: 10 };
+        let (good, bad) = (tarball("the program"), tarball("another one"));
+        let pin =
+            format!("sha512-{}", base64::engine::general_purpose::STANDARD.encode(Sha512::digest(&good)));
+        let built = |bytes: &[u8], integrity: Option<&str>| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            file.rewind().unwrap();
+            let package = Package {
+                name: "tool".into(),
+                version: "1.0.0".into(),
+                integrity: integrity.map(Into::into),
+            };
+            let staging = store.stage().unwrap();
+            let note = build("tool-1.0.0", "1.0.0", false, vec![(package, file)], &staging, room);
+            (note, staging.folder.join("package").exists())
+        };
+        for (bytes, pin) in [(&bad, &*pin), (&good, "sha512-AAAA"), (&good, "sha1-AAAA"), (&good, "")] {
+            let (note, unpacked) = built(bytes, Some(pin));
+            assert!(matches!(note, Err(ToolError::Integrity { .. })) && !unpacked, "{pin}");
+        }
+        assert!(built(&good, Some(&pin)).0.is_ok() && built(&bad, None).0.is_ok());
+    }
+}

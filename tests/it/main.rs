@@ -21,6 +21,7 @@ mod cache;
 mod doctor;
 mod frameworks;
 mod managers;
+mod outputs;
 
 mod failing;
 

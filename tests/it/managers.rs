@@ -315,16 +315,25 @@ async fn workspaces_in_circles_and_huge_manifests_are_built_or_refused_at_once()
     let large =
         json!({ "scripts": { "build": "node build.js" }, "padding": "x".repeat(5 << 20) }).to_string();
     let deep = format!(r#"{{"scripts":{{"build":"node build.js"}},"x":{}}}"#, "[".repeat(500 << 10));
+    let large_elsewhere = [
+        (
+            "package.json",
+            r#"{"name":"all","private":true,"workspaces":[".","apps/*","libs/*","libs/../apps/*","libs/**"]}"#,
+        ),
+        ("docs/package.json", &*large),
+    ];
     let large = [("package.json", &*large), ("build.js", WRITES)];
     let deep = [("package.json", &*deep), ("build.js", WRITES)];
-    let (by_npm, by_pnpm, by_yarn, (too_large, once), (cause, attempt)) = tokio::join!(
+    let (by_npm, by_itself, by_pnpm, by_yarn, (too_large, once), (cause, attempt)) = tokio::join!(
         build(&app, "npm", circle("*", &[]), web()),
+        // A workspace that holds itself, some twice; and what is too large decides nothing.
+        build(&app, "itself", circle("*", &large_elsewhere), web()),
         build(&app, "pnpm", circle("workspace:*", &pnpm), web()),
         build(&app, "yarn", circle("workspace:*", &yarn), web()),
         fail(&app, "large", &large),
         fail(&app, "deep", &deep),
     );
-    for built in [by_npm, by_pnpm, by_yarn] {
+    for built in [by_npm, by_itself, by_pnpm, by_yarn] {
         let said = "apps/web is a member of the workspace at the project's top";
         built.must_say(&["round and round"], &[said]);
     }

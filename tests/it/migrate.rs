@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-use crate::app::{Folder, Settings, TestApp};
+use crate::app::{Folder, PATIENCE, Settings, TestApp};
 use crate::parts::Ground;
 
 /// `libra migrate …` here: exit code, and both outputs as one.
@@ -28,7 +28,18 @@ fn status(folder: &Folder) -> Vec<(String, String)> {
 
 /// What a server says that refuses to start here, and its exit code.
 fn refusal(folder: &Folder, settings: Settings<'_>) -> (i32, String) {
-    let output = folder.libra(settings).arg("serve").stdin(Stdio::null()).output().unwrap();
+    let mut command = folder.libra(settings);
+    command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let server = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (sender, refused) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = refused.recv_timeout(PATIENCE);
+    let Ok(output) = output else {
+        nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGKILL).unwrap();
+        panic!("it serves");
+    };
+    let output = output.unwrap();
     (output.status.code().unwrap(), both(&output))
 }
 

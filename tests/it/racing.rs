@@ -2,13 +2,74 @@
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::app::TestApp;
 use crate::failing::quick;
+
+/// A program beside the servers, in the middle of a transaction. Ends with this value.
+struct Other(Child);
+
+impl Other {
+    fn begin(app: &TestApp, change: &str) -> Self {
+        let mut program = app.folder.ground.sql(&app.folder.data());
+        let mut other = Self(program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let begin = if app.folder.ground.cluster().is_some() { "BEGIN" } else { "BEGIN IMMEDIATE" };
+        writeln!(other.0.stdin.as_mut().unwrap(), "{begin};\n{change};\nSELECT 'changed';").unwrap();
+        let mut said = String::new();
+        BufReader::new(other.0.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "changed\n");
+        other
+    }
+
+    fn commit(mut self) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "COMMIT;").unwrap();
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// How many of PostgreSQL's connections wait for a lock.
+fn waiting(app: &TestApp) -> usize {
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    app.one(waits).parse().unwrap()
+}
+
+#[tokio::test]
+async fn deployments_recorded_at_the_same_moment_supersede_each_other() {
+    let app = TestApp::start_with(&quick(&[("LIBRA__TESTING__HOLD", "validate.begin")])).await;
+    let (project, _) = app.project("same moment").await;
+    // Its project is busy from now on, so that the others wait.
+    let first = app.deploy(&app.body(&project, &[("index.html", "first")])).await;
+    app.until_held(&first, "validate").await;
+    // All of them are in the middle of being recorded, as far as they come, when the first may go on.
+    let other = Other::begin(&app, "UPDATE quota_period SET reserved = reserved");
+    let bodies: Vec<_> =
+        (0..4).map(|n| app.body(&project, &[("index.html", &*format!("page {n}"))])).collect();
+    let posts = join_all(bodies.iter().map(|body| app.deploy(body)));
+    let all_wait = async {
+        if app.folder.ground.cluster().is_some() {
+            app.wait("all of them wait", async || waiting(&app) >= 4).await;
+        }
+        other.commit();
+    };
+    tokio::join!(posts, all_wait);
+    let left = app.rows("SELECT seq FROM deployment WHERE status = 'queued'");
+    assert_eq!(left, [["5"]], "one waits, the newest");
+    assert_eq!(app.one("SELECT count(*) FROM deployment WHERE cancel_reason = 'superseded'"), "3");
+    app.quota_balances();
+}
 
 #[tokio::test]
 async fn a_quota_and_a_bound_on_what_waits_let_exactly_so_many_through() {
@@ -96,23 +157,11 @@ async fn a_cancel_that_is_being_written_is_waited_for_by_the_switch() {
     let id = app.deploy(&app.body(&project, &[("index.html", "never")])).await;
     app.until_held(&id, "deploy").await;
     // Another server asks for the end and has not committed yet.
-    let mut program = app.folder.ground.sql(&app.folder.data());
-    let mut other = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let input = other.stdin.as_mut().unwrap();
-    let begin = if app.folder.ground.cluster().is_some() { "BEGIN" } else { "BEGIN IMMEDIATE" };
-    writeln!(
-        input,
-        "{begin};\nUPDATE deployment SET cancel_requested_at = 1 WHERE id = '{id}';\nSELECT 'asked';"
-    )
-    .unwrap();
-    let mut said = String::new();
-    BufReader::new(other.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said, "asked\n");
+    let other =
+        Other::begin(&app, &format!("UPDATE deployment SET cancel_requested_at = 1 WHERE id = '{id}'"));
     app.release("deploy.switch").await;
     if app.folder.ground.cluster().is_some() {
-        let waits = "SELECT count(*) > 0 FROM pg_stat_activity \
-                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        app.wait("the switch waits", async || app.one(waits) == "1").await;
+        app.wait("the switch waits", async || waiting(&app) >= 1).await;
     } else {
         app.wait("the switch was released", async || {
             let held = format!("http://{}/testing/held", app.server.operator);
@@ -120,12 +169,72 @@ async fn a_cancel_that_is_being_written_is_waited_for_by_the_switch() {
         })
         .await;
     }
-    writeln!(other.stdin.as_mut().unwrap(), "COMMIT;").unwrap();
-    drop(other.stdin.take());
-    assert!(other.wait().unwrap().success());
+    other.commit();
     let document = app.until_final(&id).await;
     assert_eq!(document["status"], "cancelled", "{document:#}");
     assert_eq!(app.switches(&id), "0");
     assert_eq!(app.worker(&worker, "/").await.status(), 404);
     app.quota_balances();
+}
+
+#[tokio::test]
+async fn a_switch_that_is_being_written_is_waited_for_by_a_cancel() {
+    let app = TestApp::start_with(&quick(&[
+        ("LIBRA__PIPELINE__LEASE_SECONDS", "60"),
+        ("LIBRA__PIPELINE__HEARTBEAT_SECONDS", "30"),
+        ("LIBRA__NATS__ACK_WAIT_SECONDS", "61"),
+    ]))
+    .await;
+    let (project, worker) = app.project("decided").await;
+    app.hold("deploy.switch").await;
+    let id = app.deploy(&app.body(&project, &[("index.html", "live")])).await;
+    app.until_held(&id, "deploy").await;
+    let other = Other::begin(&app, &format!("UPDATE deployment SET switched_at = 1 WHERE id = '{id}'"));
+    let path = format!("/api/v1/deployments/{id}/cancel");
+    let nothing = json!({});
+    let asked = app.post(&path, &nothing);
+    let decided = async {
+        if app.folder.ground.cluster().is_some() {
+            app.wait("the cancel waits", async || waiting(&app) >= 1).await;
+        }
+        other.commit();
+    };
+    let ((status, answer), ()) = tokio::join!(asked, decided);
+    assert_eq!((status.as_u16(), &answer["code"]), (409, &json!("CONFLICT")), "{answer}");
+    assert_eq!(app.one("SELECT count(*) FROM deployment WHERE cancel_requested_at IS NOT NULL"), "0");
+    app.release("deploy.switch").await;
+    assert_eq!(app.until_final(&id).await["status"], "completed");
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "live");
+}
+
+#[tokio::test]
+async fn a_claim_that_is_being_written_is_waited_for_by_another_servers_claim() {
+    let app = TestApp::start_with(&quick(&[
+        ("LIBRA__PIPELINE__CONCURRENCY", "1"),
+        ("LIBRA__PIPELINE__LEASE_SECONDS", "60"),
+        ("LIBRA__PIPELINE__HEARTBEAT_SECONDS", "30"),
+        ("LIBRA__NATS__ACK_WAIT_SECONDS", "61"),
+    ]))
+    .await;
+    let (project, _) = app.project("at work").await;
+    app.hold(&format!("validate.begin@{project}")).await;
+    let first = app.deploy(&app.body(&project, &[("index.html", "first")])).await;
+    app.until_held(&first, "validate").await;
+    // Nobody is free to take the second one; its ring lies in the queue.
+    let (project_of_second, _) = app.project("wanted by two").await;
+    let second = app.deploy(&app.body(&project_of_second, &[("index.html", "second")])).await;
+    let of_second = |what: &str| app.one(&format!("SELECT {what} FROM deployment WHERE id = '{second}'"));
+    app.wait("it is rung", async || of_second("rung_at IS NOT NULL") == "1").await;
+    let claim = "UPDATE deployment SET status = 'in_progress', attempt = 1, fence = 1, lease_owner = 'other', \
+                 lease_until = created_at + 3600000";
+    let other = Other::begin(&app, &format!("{claim} WHERE id = '{second}'"));
+    app.release(&format!("validate.begin@{project}")).await;
+    if app.folder.ground.cluster().is_some() {
+        app.wait("the claim waits", async || waiting(&app) >= 1).await;
+    }
+    other.commit();
+    // One that comes after it was looked at.
+    let (third, _) = app.project("behind").await;
+    app.deploy_live(&app.body(&third, &[("index.html", "third")])).await;
+    assert_eq!(of_second("attempt || ' ' || fence || ' ' || lease_owner"), "1 1 other");
 }

@@ -187,3 +187,43 @@ async fn doctor_tells_the_truth_about_the_store() {
     let (ok, line) = said(&[("LIBRA__BLOBS__RETRIES", "0")]);
     assert!(!ok && line.contains("is away"), "{line}");
 }
+
+/// Writes 12 MiB that no packing makes smaller, and says which.
+const LARGE: &str = r#"const fs = require("fs"), { createHash, randomBytes } = require("crypto");
+    const large = randomBytes(12 << 20); fs.mkdirSync("dist"); fs.writeFileSync("dist/large.bin", large);
+    fs.writeFileSync("dist/index.html", createHash("sha256").update(large).digest("hex"));"#;
+
+#[tokio::test]
+async fn a_large_version_is_sent_in_parts_and_a_cut_upload_leaves_none_behind() {
+    let s3 = S3::start();
+    let place = s3.settings("parts");
+    let small = [("LIBRA__BLOBS__PART_BYTES", "5242880"), ("LIBRA__BLOBS__PART_PARALLEL", "2")];
+    let settings = all(&[&borrowed(&place), IMPATIENT, &small]);
+    let settings = quick(&settings);
+    let app = TestApp::start_with(&settings).await;
+    let (project, worker) = app.project("large").await;
+    let files = [("package.json", r#"{"scripts":{"build":"node build.js"}}"#), ("build.js", LARGE)];
+    // The second part is lost on its way, and then the word that all are there.
+    for (attempt, words) in [(1, "partNumber=2"), (2, "POST /libra/parts")] {
+        s3.wire(Wire::Refusing(words));
+        let id = app.deploy(&app.body(&project, &files)).await;
+        let failed =
+            |d: &serde_json::Value| d["attempt"] == 2 || (d["status"] == "queued" && d["attempt"] == 1);
+        app.until(&id, failed).await;
+        app.wait("nothing is left of the upload", async || s3.open_uploads().is_empty()).await;
+        s3.wire(Wire::Well);
+        let document = app.until_final(&id).await;
+        assert_eq!(document["status"], "completed", "{attempt}: {document:#}");
+        assert!(s3.open_uploads().is_empty(), "{attempt}");
+    }
+    // From the store to a new edge, which looks at the digest of the whole.
+    let TestApp { folder, server, .. } = app;
+    server.kill();
+    std::fs::remove_dir_all(folder.data().join("edge")).unwrap();
+    let server = folder.serve(&settings);
+    let app = TestApp::on(folder, server);
+    app.wait("the new edge serves it", async || app.worker(&worker, "/").await.status() == 200).await;
+    let digest = app.worker(&worker, "/").await.text().await.unwrap();
+    let large = app.worker(&worker, "/large.bin").await.bytes().await.unwrap();
+    assert_eq!((large.len(), libra::domain::Digest::of(&large).to_string()), (12 << 20, digest));
+}

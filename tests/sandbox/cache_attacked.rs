@@ -99,12 +99,22 @@ async fn a_name_outside_leads_to_no_file_that_is_kept() {
 async fn an_install_that_makes_the_lockfile_fit_may_change_that_file_alone() {
     let yard = Yard::new();
     let order = DependencyOrder { lockfile_may_change: Some("page.txt".into()), ..mine() };
-    for (id, file, kept) in [("fit.1", "page.txt", true), ("fit.2", "package.json", false)] {
+    for (id, change, kept) in [
+        ("fit.1", "fs.appendFileSync('page.txt', ' ')", true),
+        ("fit.2", "fs.appendFileSync('package.json', ' ')", false),
+        ("fit.3", "fs.appendFileSync('page.txt', ' '); fs.appendFileSync('package.json', ' ')", false),
+        // Whatever it is called, it must be a file still.
+        ("fit.4", "fs.rmSync('page.txt'); fs.symlinkSync('package.json', 'page.txt')", false),
+        ("fit.5", "fs.rmSync('page.txt'); fs.mkdirSync('page.txt')", false),
+        ("fit.6", "fs.rmSync('page.txt')", false),
+    ] {
         let mut sandbox = fresh(&yard, id).await;
-        let change = format!("{INSTALL} fs.appendFileSync('{file}', ' ');");
-        run(&mut *sandbox, node(&change)).await.must_succeed();
+        run(&mut *sandbox, node(&format!("{INSTALL} {change};"))).await.must_succeed();
+        // In a project of its own, so that none finds what another one kept.
+        let mut order = order.clone();
+        order.scope.project = id.replace('.', "-");
         let answer = keep(&mut *sandbox, &order).await;
-        assert_eq!(matches!(answer, Kept::Yes(_)), kept, "{file}: {answer:?}");
+        assert_eq!(matches!(answer, Kept::Yes(_)), kept, "{change}: {answer:?}");
         sandbox.destroy().await.unwrap();
     }
 }

@@ -101,6 +101,34 @@ open("file", "w")
 }
 
 #[tokio::test]
+async fn a_name_that_no_address_can_have_is_refused_and_told_in_plain_letters() {
+    let yard = Yard::new();
+    let mut sandbox = yard.sandbox("names.1").await;
+    // Each in a folder of its own; the last but one is a surrogate as some tools write it, the last one a
+    // path of 1100 bytes.
+    let script = r#"
+import os
+names = [b"a\nb", b"a\x01b", b"\x1b[2Ja", b"a\x7fb", "a\u0085b".encode(), b"a\\b", b"\xff", b"\xc0\xae\xc0\xae", b"\xed\xa0\x80",
+         b"/".join([b"d" * 219] * 5)]
+for number, name in enumerate(names):
+    path = os.fsencode(f"names{number}/") + name
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, "w").close()
+print(len(names))
+"#;
+    let ran = run(&mut *sandbox, command(&["python3", "-c", script])).await;
+    let count: usize = ran.must_succeed().output.trim().parse().unwrap();
+    for number in 0..count {
+        let into = yard.home().join(format!("out{number}"));
+        let error = sandbox.collect(&format!("names{number}"), &into, LIMITS).await.unwrap_err();
+        assert!(matches!(error, SandboxError::BadPath { .. }) && error.is_user_fault(), "{number}: {error}");
+        // Neither a line of its own nor an order to a terminal.
+        assert!(!error.to_string().chars().any(char::is_control), "{number}: {error:?}");
+    }
+    sandbox.destroy().await.unwrap();
+}
+
+#[tokio::test]
 async fn files_go_in_beneath_the_work_folder_only_and_before_the_first_command() {
     let yard = Yard::new();
     let mut sandbox = yard.sandbox("in.1").await;

@@ -388,3 +388,6 @@ fn make_lock(folder: &OwnedFd) -> Result<File, Errno> {
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared)?;
     Ok(lock)
 }
+
+#[cfg(test)]
+mod tests;

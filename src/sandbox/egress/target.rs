@@ -65,3 +65,35 @@ fn own_addresses() -> Vec<IpAddr> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn egress(networks: &[&str]) -> std::sync::Arc<Egress> {
+        let all: toml::Table = crate::config::DEFAULTS.parse().unwrap();
+        let mut settings = all["sandbox"]["egress"].as_table().unwrap().clone();
+        settings.insert("allow_networks".into(), networks.to_vec().into());
+        Egress::new(&settings.try_into().unwrap(), Vec::new())
+    }
+
+    #[test]
+    fn an_address_of_this_host_is_not_reached_however_public_and_however_it_is_spelt() {
+        let parsed = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let own = parsed(&["1.2.3.4", "2606:4700::5"]);
+        for (address, reached) in
+            parsed(&["1.2.3.4", "::ffff:1.2.3.4", "2606:4700::5", "1.2.3.5", "2606:4700::6"])
+                .into_iter()
+                .zip([false, false, false, true, true])
+        {
+            assert_eq!(egress(&[]).may_reach(address, &own), reached, "{address}");
+        }
+        // Opened by the operator, in whatever spelling a name resolves to it.
+        for (address, reached) in parsed(&["10.20.0.1", "::ffff:10.20.0.1", "10.21.0.1", "::ffff:10.21.0.1"])
+            .into_iter()
+            .zip([true, true, false, false])
+        {
+            assert_eq!(egress(&["10.20.0.0/16"]).may_reach(address, &own), reached, "{address}");
+        }
+    }
+}

@@ -97,7 +97,8 @@ impl Ground {
                     Brokers::Shared => nats::Cluster::shared().account(),
                     Brokers::Own(own) => own.account(),
                 };
-                let place = uuid::Uuid::new_v4().simple().to_string();
+                // Short: s3s-fs makes one file name of a whole key, and a longer one while parts are sent.
+                let place = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
                 let database = Database::create(cluster);
                 Self::Production(Box::new(Production { database, brokers, account, store, place }))
             }

@@ -33,6 +33,8 @@ pub enum Wire {
     Gone,
     /// Connections are taken, and nothing comes back.
     Silent,
+    /// Requests whose first line holds these words are answered with 503, and none of them is done.
+    Refusing(&'static str),
 }
 
 pub struct S3 {
@@ -92,6 +94,12 @@ impl S3 {
         self.wire.send_replace(wire);
     }
 
+    /// What lies here of uploads that were begun and neither completed nor taken back.
+    pub fn open_uploads(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name());
+        names.filter_map(|n| n.into_string().ok()).filter(|n| n.starts_with(".upload")).collect()
+    }
+
     /// The file that holds an object.
     pub fn object(&self, key: &str) -> std::path::PathBuf {
         self.folder.path().join(BUCKET).join(key)
@@ -135,14 +143,9 @@ async fn carry(mut client: TcpStream, behind: std::net::SocketAddr, wire: Wire) 
     let Ok(read @ 1..) = client.read(&mut first).await else { return };
     match wire {
         Wire::Silent => return drain(&mut client).await,
-        Wire::Unavailable => {
-            let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-            drop(client.write_all(answer.as_bytes()).await);
-            drop(client.shutdown().await);
-            // What is still being sent is taken, so that the answer is not lost to a reset.
-            return drain(&mut client).await;
-        }
-        Wire::Well | Wire::Slow(_) | Wire::CutOff(_) | Wire::Gone => {}
+        Wire::Unavailable => return refuse(client).await,
+        Wire::Refusing(words) if is_asked(&first[..read], words) => return refuse(client).await,
+        Wire::Well | Wire::Slow(_) | Wire::CutOff(_) | Wire::Gone | Wire::Refusing(_) => {}
     }
     let Ok(mut server) = TcpStream::connect(behind).await else { return };
     if server.write_all(&first[..read]).await.is_err() {
@@ -150,7 +153,19 @@ async fn carry(mut client: TcpStream, behind: std::net::SocketAddr, wire: Wire) 
     }
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let there = async { drop(tokio::io::copy(&mut from_client, &mut to_server).await) };
+    let there = async {
+        let mut chunk = vec![0; CHUNK];
+        while let Ok(read @ 1..) = from_client.read(&mut chunk).await {
+            // A client sends its next request when the one before was answered, so in a piece of its own.
+            if matches!(wire, Wire::Refusing(words) if is_asked(&chunk[..read], words)) {
+                return true;
+            }
+            if to_server.write_all(&chunk[..read]).await.is_err() {
+                break;
+            }
+        }
+        false
+    };
     let back = async {
         let mut chunk = vec![0; CHUNK];
         while let Ok(read @ 1..) = from_server.read(&mut chunk).await {
@@ -172,10 +187,28 @@ async fn carry(mut client: TcpStream, behind: std::net::SocketAddr, wire: Wire) 
             }
         }
     };
-    tokio::select! {
-        () = there => {}
-        () = back => {}
+    let refused = tokio::select! {
+        refused = there => refused,
+        () = back => false,
+    };
+    if refused && let Ok(client) = from_client.reunite(to_client) {
+        refuse(client).await;
     }
+}
+
+/// Whether a request begins here, with `words` in its first line.
+fn is_asked(piece: &[u8], words: &str) -> bool {
+    let line = piece.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    line.ends_with(" HTTP/1.1") && line.contains(words)
+}
+
+async fn refuse(mut client: TcpStream) {
+    let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    drop(client.write_all(answer.as_bytes()).await);
+    drop(client.shutdown().await);
+    // What is still being sent is taken, so that the answer is not lost to a reset.
+    drain(&mut client).await;
 }
 
 async fn drain(client: &mut TcpStream) {
