@@ -57,7 +57,7 @@ enum Command {
     /// Run the server
     Serve,
     /// Deploy a folder and follow it to its live address
-    Deploy(deploy::DeployArgs),
+    Deploy(Box<deploy::DeployArgs>),
     /// Show where a deployment stands
     Status(status::StatusArgs),
     /// Show a deployment's build log
