@@ -2,6 +2,8 @@
 //! output text decides whether a build succeeded. The result is in the blob store, so that a new
 //! attempt, here or elsewhere, can reuse it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -45,13 +47,27 @@ pub async fn run(
     let env = walk.control().open_env(walk.row).map_err(|e| StepError::control(STEP, e))?;
     let masker = Masker::new(env.values().map(String::as_str));
     let mut log = BuildLog::open(&walk.control().store, walk.row, settings, masker).await.map_err(store)?;
+    let done = built(walk, source, work, held, &mut log, env).await;
+    // Also of a build that failed: its log is what tells why.
+    log.flush().await.map_err(store)?;
+    done
+}
+
+async fn built(
+    walk: &Walk<'_>,
+    source: &Source,
+    work: Work,
+    held: &mut Held,
+    log: &mut BuildLog<'_>,
+    env: BTreeMap<String, String>,
+) -> Result<Done<Built>, StepError> {
     let (built, line) = match work {
         Work::Reuse(built) => {
-            log.say("libra: the output of an earlier attempt is reused").await.map_err(store)?;
+            log.say("libra: the output of an earlier attempt is reused");
             (built, "Build reused from an earlier attempt")
         }
         Work::Files { directory, sign } => {
-            log.say(&format!("libra: {sign}; the files are the site")).await.map_err(store)?;
+            log.say(&format!("libra: {sign}; the files are the site"));
             (output::pack_tree(walk, &source.tree, &directory).await?, "Files collected: nothing to build")
         }
         Work::Build(job) => {
@@ -66,13 +82,13 @@ pub async fn run(
             };
             all.extend(env);
             let forget = super::plan::overrides(walk, STEP)?.cache == Some(false);
-            let mut bench = Bench { walk, source, sandbox, log: &mut log, env: all, forget };
+            let mut bench = Bench { walk, source, sandbox, log, env: all, forget };
             let collected = bench.build(&job).await?;
             (output::pack_folder(walk, collected.folder, collected.files).await?, "Build finished")
         }
     };
     let files = format!("libra: {} files, {} bytes packed", built.file_count, built.pack_size);
-    log.say(&files).await.map_err(store)?;
+    log.say(&files);
     let result = built.clone();
     Ok(Done::completed(built, line).with_result(&result))
 }
@@ -91,12 +107,12 @@ pub(super) struct Bench<'a, 'w, 's> {
 impl Bench<'_, '_, '_> {
     async fn build(&mut self, job: &Job) -> Result<Collected, StepError> {
         let plan = &job.plan;
-        self.say(&format!("libra: {}", plan.sign)).await?;
+        self.say(&format!("libra: {}", plan.sign));
         for note in &job.choice.notes {
-            self.say(&format!("libra: {note}")).await?;
+            self.say(&format!("libra: {note}"));
         }
         self.install(job).await?;
-        self.take_framework_caches(plan).await?;
+        self.take_framework_caches(plan).await;
         let build = Commands { choice: &job.choice }.build(&plan.build);
         let code = self.managed(job, &plan.directory, &build).await?;
         if code != 0 {
@@ -105,7 +121,7 @@ impl Bench<'_, '_, '_> {
             return Err(self.diagnosed(Phase::Build, plan, summary, hint));
         }
         let collected = self.collect(plan).await?;
-        self.keep_framework_caches(plan).await?;
+        self.keep_framework_caches(plan).await;
         Ok(collected)
     }
 
@@ -119,19 +135,18 @@ impl Bench<'_, '_, '_> {
         let installation = dependencies::installation(self.walk, self.source, job, locked, &self.env).await?;
         let code = match &job.plan.install {
             Install::Skipped => {
-                self.say("libra: nothing is installed, as the project says").await?;
+                self.say("libra: nothing is installed, as the project says");
                 return Ok(());
             }
             // Yarn 2 and later runs nothing in a project that it did not install.
             Install::Nothing if manager != Manager::YarnBerry => {
-                self.say("libra: no dependencies to install").await?;
+                self.say("libra: no dependencies to install");
                 return Ok(());
             }
             _ if let Some(code) = self.restore(folder, &installation).await? => code,
             Install::Command(line) => self.command(&job.plan.directory, &user_line(line)).await?,
             Install::Nothing | Install::Detected if choice.lockfile.is_none() => {
-                self.say(&format!("libra: no lockfile: versions are chosen anew by {manager} install"))
-                    .await?;
+                self.say(&format!("libra: no lockfile: versions are chosen anew by {manager} install"));
                 self.managed(job, folder, &commands.install_unlocked()).await?
             }
             Install::Nothing | Install::Detected => {
@@ -142,8 +157,7 @@ impl Bench<'_, '_, '_> {
                 if code != 0 && self.log.saw() {
                     self.say(&format!(
                         "libra: the lockfile does not fit package.json; falling back to {manager} install"
-                    ))
-                    .await?;
+                    ));
                     let code = self.managed(job, folder, &commands.install_unlocked()).await?;
                     if code == 0 {
                         self.keep_misfit(&installation).await?;
@@ -173,7 +187,7 @@ impl Bench<'_, '_, '_> {
     /// Runs one command to its end and answers its exit code.
     pub(super) async fn command(&mut self, directory: &str, argv: &[String]) -> Result<i32, StepError> {
         self.log.begin_command();
-        self.say(&format!("$ {}", argv.join(" "))).await?;
+        self.say(&format!("$ {}", argv.join(" ")));
         let (sender, receiver) = mpsc::channel(OUTPUT_CHUNKS);
         let order = ExecOrder {
             argv: argv.to_vec(),
@@ -195,19 +209,19 @@ impl Bench<'_, '_, '_> {
             "command ended"
         );
         for note in self.sandbox.take_notes() {
-            self.say(&format!("libra: {note}")).await?;
+            self.say(&format!("libra: {note}"));
         }
         if outcome.process_limit_hits > 0 {
             // The build may live on without them, or fail in words that name anything but the reason.
             let hits = outcome.process_limit_hits;
-            self.say(&format!("libra: the process limit refused new processes {hits} times")).await?;
+            self.say(&format!("libra: the process limit refused new processes {hits} times"));
         }
         match outcome.end {
             ExecEnd::Exited(code) => Ok(code),
             ExecEnd::Cancelled => Err(super::run::CANCELLED),
             ExecEnd::Killed(limit) => {
                 let summary = limit.to_string();
-                self.say(&format!("libra: {summary}")).await?;
+                self.say(&format!("libra: {summary}"));
                 Err(self.failed(summary, diagnose::limit_hint(&limit)))
             }
         }
@@ -247,8 +261,8 @@ impl Bench<'_, '_, '_> {
         StepError::user(STEP, summary, hint).with_evidence(self.log.evidence())
     }
 
-    pub(super) async fn say(&mut self, line: &str) -> Result<(), StepError> {
-        self.log.say(line).await.map_err(store)
+    pub(super) fn say(&mut self, line: &str) {
+        self.log.say(line);
     }
 }
 

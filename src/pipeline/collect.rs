@@ -171,7 +171,7 @@ impl Bench<'_, '_, '_> {
         }
         self.name_skipped().await.map_err(Refusal::Step)?;
         let shown = if candidate.is_empty() { "." } else { candidate };
-        self.say(&format!("libra: output found in {shown}/")).await.map_err(Refusal::Step)?;
+        self.say(&format!("libra: output found in {shown}/"));
         Ok(Some(Collected { folder, files: files.into_iter().map(|f| f.path).collect() }))
     }
 
@@ -242,7 +242,7 @@ impl Bench<'_, '_, '_> {
             })
             .collect();
         for line in skipped {
-            self.say(&line).await?;
+            self.say(&line);
         }
         Ok(())
     }

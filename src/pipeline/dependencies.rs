@@ -160,7 +160,7 @@ impl Bench<'_, '_, '_> {
             Ok(order) => order,
             Err(why) => {
                 if self.sandbox.cache().is_some() {
-                    self.say(&format!("libra: dependencies: not cached: {why}")).await?;
+                    self.say(&format!("libra: dependencies: not cached: {why}"));
                 }
                 return Ok(None);
             }
@@ -172,7 +172,7 @@ impl Bench<'_, '_, '_> {
                 let forgotten = cache.forget_dependencies(order).await;
                 without(forgotten, &self.walk.row.id);
             }
-            self.say("libra: dependencies: nothing that was kept is used, as this deployment says").await?;
+            self.say("libra: dependencies: nothing that was kept is used, as this deployment says");
             return Ok(None);
         }
         let mut restored = cache.restore_dependencies(order).await;
@@ -185,7 +185,7 @@ impl Bench<'_, '_, '_> {
         }
         match restored.map_err(|e| self.refused(e))? {
             Restored::Miss { key } => {
-                self.say(&format!("libra: dependencies: miss {key}")).await?;
+                self.say(&format!("libra: dependencies: miss {key}"));
                 Ok(None)
             }
             Restored::Hit(found) => {
@@ -197,7 +197,7 @@ impl Bench<'_, '_, '_> {
                     found.method,
                     begun.elapsed().as_millis()
                 );
-                self.say(&line).await?;
+                self.say(&line);
                 self.own_scripts(folder, installation).await.map(Some)
             }
         }
@@ -249,47 +249,43 @@ impl Bench<'_, '_, '_> {
             }
             Kept::No(why) => format!("libra: dependencies: not kept: {why}"),
         };
-        self.say(&line).await
+        self.say(&line);
+        Ok(())
     }
 
-    pub(super) async fn take_framework_caches(&mut self, plan: &BuildPlan) -> Result<(), StepError> {
+    pub(super) async fn take_framework_caches(&mut self, plan: &BuildPlan) {
         let order = FrameworkOrder { scope: scope(self.walk), directory: plan.directory.clone() };
         let forget = self.forget;
-        let Some(cache) = self.sandbox.cache() else { return Ok(()) };
+        let Some(cache) = self.sandbox.cache() else { return };
         if forget {
             let forgotten = cache.forget_framework_caches(&order).await;
             without(forgotten, &self.walk.row.id);
-            return Ok(());
+            return;
         }
         let taken = cache.take_framework_caches(&order).await;
-        self.say_framework("put back", taken).await
+        self.say_framework("put back", taken);
     }
 
-    pub(super) async fn keep_framework_caches(&mut self, plan: &BuildPlan) -> Result<(), StepError> {
+    pub(super) async fn keep_framework_caches(&mut self, plan: &BuildPlan) {
         let order = FrameworkOrder { scope: scope(self.walk), directory: plan.directory.clone() };
-        let Some(cache) = self.sandbox.cache() else { return Ok(()) };
+        let Some(cache) = self.sandbox.cache() else { return };
         let kept = cache.keep_framework_caches(&order).await;
-        self.say_framework("kept", kept).await
+        self.say_framework("kept", kept);
     }
 
-    async fn say_framework(
-        &mut self,
-        done: &str,
-        caches: Result<FrameworkCaches, crate::sandbox::SandboxError>,
-    ) -> Result<(), StepError> {
+    fn say_framework(&mut self, done: &str, caches: Result<FrameworkCaches, crate::sandbox::SandboxError>) {
         match caches {
             Ok(caches) if !caches.folders.is_empty() => {
                 let (names, bytes) = (caches.folders.join(", "), mib(caches.bytes));
-                self.say(&format!("libra: framework caches: {done} {names} ({bytes})")).await
+                self.say(&format!("libra: framework caches: {done} {names} ({bytes})"));
             }
             Ok(FrameworkCaches { refused: Some(why), .. }) => {
-                self.say(&format!("libra: framework caches: not kept: {why}")).await
+                self.say(&format!("libra: framework caches: not kept: {why}"));
             }
-            Ok(_) => Ok(()),
+            Ok(_) => {}
             // A build needs none of them.
             Err(error) => {
                 tracing::warn!(deployment.id = %self.walk.row.id, error = %error, "framework caches were left out");
-                Ok(())
             }
         }
     }

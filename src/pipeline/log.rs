@@ -86,14 +86,14 @@ impl<'a> BuildLog<'a> {
         self.masker.mask(text)
     }
 
-    /// Writes a line of our own.
-    pub async fn say(&mut self, line: &str) -> Result<(), StoreError> {
+    /// Takes a line of our own. It is written with the beginning of the next command, beside it: the first
+    /// durable write after an install waits for all that the install wrote.
+    pub fn say(&mut self, line: &str) {
         self.end_partial();
         self.take_line(line);
-        self.flush().await
     }
 
-    /// Takes a command's output until the sender is gone.
+    /// Takes a command's output until the sender is gone; what came last is written like a line of ours.
     pub async fn drain(&mut self, mut output: mpsc::Receiver<Bytes>) -> Result<(), StoreError> {
         let mut tick = tokio::time::interval(self.flush_every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -112,7 +112,7 @@ impl<'a> BuildLog<'a> {
             }
         }
         self.end_partial();
-        self.flush().await
+        Ok(())
     }
 
     /// Another command begins: what earlier ones printed explains nothing of it.
@@ -177,7 +177,8 @@ impl<'a> BuildLog<'a> {
         self.pending.push_str(&masked);
     }
 
-    async fn flush(&mut self) -> Result<(), StoreError> {
+    /// Writes what is not written yet.
+    pub async fn flush(&mut self) -> Result<(), StoreError> {
         if self.pending.is_empty() {
             return Ok(());
         }

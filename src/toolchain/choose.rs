@@ -72,7 +72,7 @@ pub fn choose(
                 };
                 (manager, format!("{file} is there"))
             }
-            None => (Manager::Npm, "nothing names another".to_owned()),
+            None => by_settings(&folders),
         },
     };
     let workspace = workspace(&folders, manager);
@@ -135,6 +135,16 @@ fn spec(folders: &[Folder], wishes: &Wishes) -> Result<Option<(Spec, String)>, M
 
 fn by_lockfile(folder: &Folder) -> Option<Manager> {
     ORDER.into_iter().find(|manager| own_lockfile(folder, *manager).is_some())
+}
+
+/// Without a lockfile: whose settings lie there. npm understands neither `workspace:` nor `catalog:`.
+fn by_settings(folders: &[Folder]) -> (Manager, String) {
+    let said = |manager, file: &str| (manager, format!("{file} is there"));
+    match folders.iter().find(|folder| folder.pnpm_file || folder.berry) {
+        Some(folder) if folder.pnpm_file => said(Manager::Pnpm, "pnpm-workspace.yaml"),
+        Some(_) => said(Manager::YarnBerry, ".yarnrc.yml"),
+        None => (Manager::Npm, "nothing names another".to_owned()),
+    }
 }
 
 fn own_lockfile(folder: &Folder, manager: Manager) -> Option<&'static str> {
@@ -273,6 +283,11 @@ mod tests {
         assert_eq!(at(&[("package.json", "{}"), ("package-lock.json", "{}"), web]).0, "apps/web");
         let pnpm = [("pnpm-lock.yaml", ""), ("pnpm-workspace.yaml", "packages:\n  - apps/*\n"), web];
         assert_eq!(at(&pnpm), (String::new(), Manager::Pnpm));
+        // Settings that only one manager reads, where no lockfile is there yet.
+        assert_eq!(at(&pnpm[1..]), (String::new(), Manager::Pnpm));
+        assert_eq!(at(&[workspaces, (".yarnrc.yml", ""), web]), (String::new(), Manager::YarnBerry));
+        let npms = [("pnpm-workspace.yaml", ""), ("apps/web/package-lock.json", "{}"), web];
+        assert_eq!(at(&npms), ("apps/web".to_owned(), Manager::Npm));
         // A workspace further down than the top.
         let inner = [("apps/package.json", r#"{"workspaces":["web"]}"#), ("apps/bun.lock", ""), web];
         assert_eq!(at(&inner), ("apps".to_owned(), Manager::Bun));

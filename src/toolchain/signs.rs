@@ -36,6 +36,8 @@ pub(super) struct Folder {
     pub pnpm_lockfile: Option<String>,
     /// A program of its own that yarn is told to hand over to, and that is not in the project.
     pub yarn_path_missing: bool,
+    /// A file that only pnpm reads, and no lockfile.
+    pub pnpm_file: bool,
     pub members: Members,
 }
 
@@ -109,6 +111,7 @@ fn read(path: &str, has: &dyn Fn(&str) -> bool, contents: &BTreeMap<String, Byte
         berry,
         pnpm_lockfile: content("pnpm-lock.yaml").and_then(|lock| value_of(&lock, "lockfileVersion")),
         yarn_path_missing,
+        pnpm_file: has(&join(path, "pnpm-workspace.yaml")),
         members: Members {
             package,
             pnpm: content("pnpm-workspace.yaml").map(|text| listed(&text, "packages")).unwrap_or_default(),
