@@ -106,8 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn large_blobs_are_not_kept_and_the_bound_can_be_nothing() {
-        for (changes, size) in [("memory_blob_bytes = 3", 4), ("memory_bytes = 0\nmemory_blob_bytes = 0", 0)]
-        {
+        for (changes, size) in [("memory_blob_bytes = 3", 4), ("memory_bytes = 0", 4)] {
             let (blobs, store) = blobs(changes);
             let bytes = Bytes::from(vec![b'x'; size]);
             let digest = Digest::of(&bytes);

@@ -67,14 +67,14 @@ impl Settings {
             "must be 5242880 (5 MiB, the least that S3 takes) to 268435456",
         );
         demand(
-            self.memory_blob_bytes as u64 <= self.memory_bytes / 8,
+            self.memory_bytes == 0 || self.memory_blob_bytes as u64 <= self.memory_bytes / 8,
             "blobs.memory_blob_bytes",
-            "must not be more than an eighth of blobs.memory_bytes",
+            "must not be more than an eighth of blobs.memory_bytes, unless that is 0",
         );
         demand(
             (1..=3600).contains(&self.memory_seconds),
             "blobs.memory_seconds",
-            "must be 1 to 3600; blobs.memory_bytes = 0 and blobs.memory_blob_bytes = 0 keep nothing in memory",
+            "must be 1 to 3600; blobs.memory_bytes = 0 keeps nothing in memory",
         );
         demand(self.retries <= 20, "blobs.retries", "must be 0 to 20");
         demand(
@@ -209,6 +209,19 @@ mod tests {
         assert_eq!(s3.shown(), "s3://my-bucket in us-east-1");
         assert!(!format!("{s3:?}").contains("hidden"));
         assert!(!settings("").is_remote());
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_can_be_nothing() {
+        for (changes, wrong) in [
+            ("memory_bytes = 0", 0),
+            ("memory_bytes = 8388608", 0),
+            ("memory_bytes = 8388607", 1),
+            ("memory_seconds = 0", 1),
+            ("memory_seconds = 3601", 1),
+        ] {
+            assert_eq!(settings(changes).problems().len(), wrong, "{changes}");
+        }
     }
 
     #[test]
