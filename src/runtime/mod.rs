@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod compress;
+pub mod decide;
 pub mod hashed_name;
 pub mod lookup;
 pub mod manifest;
@@ -10,6 +11,7 @@ pub mod media_type;
 pub mod pack;
 pub mod settings;
 pub mod site;
+pub mod site_rules;
 pub mod store;
 #[cfg(test)]
 pub mod test_site;
@@ -17,9 +19,11 @@ pub mod test_site;
 mod tests;
 
 pub use cache::{BodyCache, ReadError};
+pub use decide::{Decision, decide};
 pub use lookup::{Found, find};
 pub use manifest::{Manifest, ManifestError};
 pub use pack::{PackError, PackedVersion, Source};
 pub use settings::Settings;
 pub use site::{Encoding, File, SiteVersion};
+pub use site_rules::SiteRules;
 pub use store::{PackSource, StoreError, VersionId, VersionStore};
