@@ -22,8 +22,8 @@ use actix_web::http::{ConnectionType, Version};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::routing::probe::{self, ProbeKey};
-use crate::routing::{EdgeRefusal, HostClass, HostRules, Resolved, Tables};
-use crate::runtime::BodyCache;
+use crate::routing::{EdgeRefusal, HostClass, HostRules, Live, Resolved, Tables, Target};
+use crate::runtime::{BodyCache, SiteVersion};
 
 pub use host::{TrustedProxies, is_platform_host, is_worker_host};
 pub use request_id::RequestId;
@@ -61,13 +61,15 @@ pub async fn serve(req: &HttpRequest, payload: web::Payload, state: &EdgeState) 
     let head = req.head();
     let (mut response, proof) = match route(head, state) {
         Ok(route) => {
-            let (result, digest) = site::answer(req, state, &route.resolved).await;
+            let (result, digest) = site::answer(req, state, &route.version).await;
             let response = result.unwrap_or_else(|refusal| refuse(req, state, refusal));
-            (response, route.is_probe.then_some(Proof { resolved: Some(route.resolved), digest }))
+            let (epoch, version) = (route.epoch, Some(route.version));
+            (response, route.is_probe.then_some(Proof { epoch, version, digest }))
         }
-        Err(Refused { refusal, is_probe }) => {
-            (refuse(req, state, refusal), is_probe.then_some(Proof { resolved: None, digest: None }))
-        }
+        Err(Refused { refusal, is_probe }) => (
+            refuse(req, state, refusal),
+            is_probe.then_some(Proof { epoch: state.tables.epoch(), version: None, digest: None }),
+        ),
     };
     if carries_body(head) {
         response = unread::close_after(response, payload);
@@ -77,13 +79,14 @@ pub async fn serve(req: &HttpRequest, payload: web::Payload, state: &EdgeState) 
     headers.insert(request_id::NAME, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(proof) = proof {
-        proof.write(headers, state);
+        proof.write(headers);
     }
     response
 }
 
 struct Route {
-    resolved: Resolved,
+    version: Arc<SiteVersion>,
+    epoch: u64,
     is_probe: bool,
 }
 
@@ -94,7 +97,8 @@ struct Refused {
 
 /// What only a signed probe learns.
 struct Proof {
-    resolved: Option<Resolved>,
+    epoch: u64,
+    version: Option<Arc<SiteVersion>>,
     digest: Option<[u8; 32]>,
 }
 
@@ -108,8 +112,23 @@ fn route(head: &RequestHead, state: &EdgeState) -> Result<Route, Refused> {
     let class = state.rules.classify(authority).map_err(unsigned)?;
     let is_probe = is_probe(head, state, &class);
     match state.tables.resolve(&state.rules, &class) {
-        Ok(resolved) => Ok(Route { resolved, is_probe }),
+        Ok(Resolved { target, epoch }) => match version(target) {
+            Some(version) => Ok(Route { version, epoch, is_probe }),
+            None => Err(Refused { refusal: EdgeRefusal::WorkerNotFound, is_probe }),
+        },
         Err(refusal) => Err(Refused { refusal, is_probe }),
+    }
+}
+
+fn version(target: Target) -> Option<Arc<SiteVersion>> {
+    match target {
+        Target::Preview(version) => Some(version),
+        Target::Worker(route) => match &route.live {
+            Live::Site(version) => Some(Arc::clone(version)),
+            Live::Split(split) => Some(Arc::clone(&split.live)),
+            Live::Nothing => None,
+        },
+        Target::Redirect(_) => None,
     }
 }
 
@@ -141,10 +160,9 @@ fn refuse(req: &HttpRequest, state: &EdgeState, refusal: EdgeRefusal) -> HttpRes
 }
 
 impl Proof {
-    fn write(self, headers: &mut actix_web::http::header::HeaderMap, state: &EdgeState) {
-        let epoch = self.resolved.as_ref().map_or_else(|| state.tables.epoch(), |resolved| resolved.epoch);
-        headers.insert(EPOCH, HeaderValue::from(epoch));
-        let version = self.resolved.and_then(|resolved| HeaderValue::from_str(resolved.version.id()).ok());
+    fn write(self, headers: &mut actix_web::http::header::HeaderMap) {
+        headers.insert(EPOCH, HeaderValue::from(self.epoch));
+        let version = self.version.and_then(|version| HeaderValue::from_str(version.id()).ok());
         if let Some(version) = version {
             headers.insert(VERSION, version);
         }

@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 
 use crate::http::edge::{EdgeState, conditional, describe, negotiate, range, sliced};
-use crate::routing::{EdgeRefusal, Resolved};
+use crate::routing::EdgeRefusal;
 use crate::runtime::cache::{Body, etag};
 use crate::runtime::lookup::Intent;
 use crate::runtime::site::Extent;
@@ -19,19 +19,19 @@ use crate::runtime::{BodyCache, Encoding, File, Found, ReadError, SiteVersion, f
 /// The digest is that of the file behind the answer, for the probe.
 pub(super) type Answer = (Result<HttpResponse, EdgeRefusal>, Option<[u8; 32]>);
 
-pub(super) async fn answer(req: &HttpRequest, state: &EdgeState, resolved: &Resolved) -> Answer {
+pub(super) async fn answer(req: &HttpRequest, state: &EdgeState, version: &Arc<SiteVersion>) -> Answer {
     if !matches!(*req.method(), Method::GET | Method::HEAD) {
         return (Err(EdgeRefusal::MethodNotAllowed), None);
     }
     let path = req.uri().path();
-    let (file, status) = match find(&resolved.version, path, || intent(req)) {
+    let (file, status) = match find(version, path, || intent(req)) {
         Found::File(file) => (file, StatusCode::OK),
         Found::NotFoundPage(file) => (file, StatusCode::NOT_FOUND),
         Found::AddSlash => return (Ok(redirect(req, &format!("./{}/", last_segment(path)))), None),
         Found::DropSlash => return (Ok(redirect(req, &format!("../{}", last_segment(path)))), None),
         Found::Nothing => return (Err(EdgeRefusal::FileNotFound), None),
     };
-    let sending = Sending { req, cache: &state.cache, version: &resolved.version, file };
+    let sending = Sending { req, cache: &state.cache, version, file };
     let result = match status {
         StatusCode::OK => sending.file().await,
         _ => sending.not_found_page().await,

@@ -1,6 +1,5 @@
 //! What a client sees of a static site, asked through an actix service and, where the wire matters, through a socket.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +10,7 @@ use actix_web::{App, HttpRequest, HttpResponse, web};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::routing::{WorkerRoute, WorkerTable};
+use crate::routing::WorkerRoute;
 use crate::runtime::test_site;
 
 const HOST: &str = "blog.libra.localhost";
@@ -37,17 +36,15 @@ async fn site(files: &[(&str, &[u8])]) -> Site {
     let folder = tempfile::tempdir().unwrap();
     let live = test_site::install(folder.path(), ID, "blog", files).await;
     let tables = Tables::new();
-    let route = WorkerRoute {
+    tables.publish_worker(WorkerRoute {
         worker: "blog".into(),
         org_id: "o".into(),
         project_id: "p".into(),
-        live: Some(live.clone()),
-    };
-    tables.publish_workers(WorkerTable {
+        live: Live::Site(live.clone()),
         epoch: 42,
-        live: HashMap::from([("blog".into(), Arc::new(route))]),
-        previews: HashMap::from([("0123456789ab--blog".into(), live)]),
     });
+    tables.publish_preview("0123456789ab--blog", live);
+    tables.workers_are_at(42);
     let settings = crate::runtime::Settings { cache_object_bytes: 100_000, ..test_site::settings() };
     let state = EdgeState {
         tables: Arc::new(tables),
