@@ -179,6 +179,18 @@ class Api:
         return wait_until(f"deployment {deployment} is completed", seconds, final, every)
 
 
+def upstream(server, project, *origins):
+    """Registers a Worker as these HTTP origins."""
+    arguments = [part for origin in origins for part in ("--origin", origin)]
+    return server.command("workers", "upstream", project["id"], *arguments)
+
+
+def switch(api, project, version):
+    """Makes an earlier version live."""
+    path = f"/api/v1/projects/{project['id']}/rollback"
+    return api.call("POST", path, {"version": version})
+
+
 def worker_host(project):
     return f"{project['workerName']}.libra.localhost"
 
