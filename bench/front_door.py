@@ -1,4 +1,7 @@
-"""The front door beside nginx, HAProxy and Caddy: the same origin, the same files, the same processors, interleaved."""
+"""The front door beside nginx, HAProxy and Caddy: the same origin, the same files, the same processors, interleaved.
+
+BENCH_CASES names beginnings of cases ("static,proxy small") for a look at these alone.
+"""
 
 import base64
 import json
@@ -60,7 +63,7 @@ class Libra:
         self.hosts = {"site": worker_host(site)}
         for name, target in (("origin", origin), ("helper", helper)):
             project = api.project(f"bench {name}")
-            upstream(server, project, f"http://{target.address}")
+            upstream(api, project, f"http://{target.address}")
             self.hosts[name] = worker_host(project)
         for name, path in (("origin", ANSWER), ("helper", UPLOAD)):
             wait_until(f"the Worker with the {name} answers", 30, lambda n=name, p=path: self.get(n, p)[0] == 200, 0.1)
@@ -75,6 +78,8 @@ class Libra:
 def measure(binary, results, report, quick=False):
     server_core, load_core, origin_core = load.cores()
     rounds, seconds = (1, 2) if quick else (5, 5)
+    wanted = tuple(os.environ.get("BENCH_CASES", "").split(","))
+    cases = {case: about for case, about in CASES.items() if case.startswith(wanted)}
     files = content()
     helper = helper_binary(binary)
     with ExitStack() as stack:
@@ -89,7 +94,7 @@ def measure(binary, results, report, quick=False):
         load_pids = [*origin.pids(), *sink.pids()]
         rows = []
         for number in range(rounds):
-            for case, about in CASES.items():
+            for case, about in cases.items():
                 for connections in CONNECTIONS:
                     # Who goes first changes, so that drift of the machine hits all alike.
                     who = [sides[name] for name in about["who"]]
@@ -106,7 +111,7 @@ def measure(binary, results, report, quick=False):
         f"front door  one processor for the server, load and origin on {'another' if load_core == origin_core else 'two others'},"
         f" {seconds} s a run, {rounds} interleaved rounds; medians"
     )
-    for case, about in CASES.items():
+    for case, about in cases.items():
         for connections in CONNECTIONS:
             summarize(rows, case, about["who"], connections, report)
 
@@ -116,7 +121,8 @@ def runner(case, about, side, host, core, helper, connections, seconds):
         return lambda: load.sockets(core, helper, seconds, side.address, host, about["path"], connections)
     script = UPLOAD_LUA if case.startswith("upload") else None
     # So many large bodies at once need time to come to an end.
-    seconds = 2 * seconds if script else seconds
+    if script:
+        seconds *= 4 if connections > 64 else 2
     url = f"http://{side.address}{about['path']}"
     return lambda: load.wrk(core, seconds, url, host=host, connections=connections, script=script)
 

@@ -228,7 +228,7 @@ def switches(server, sink, core, changes, report):
     api = Api(server)
     project, versions = two_versions(api, "bench switches")
     socketed = api.project("bench sockets")
-    upstream(server, socketed, f"http://{sink.address}")
+    upstream(api, socketed, f"http://{sink.address}")
     host = worker_host(socketed)
     wait_until("the Worker with sockets answers", 30, lambda: request(server.listen, "GET", "/upload", {"Host": host})[0] == 200, 0.1)
     open_sockets = [EchoSocket(server.listen, host) for _ in range(SOCKETS)]

@@ -88,8 +88,19 @@ def sockets(core, binary, seconds, address, host, path, connections):
     }
 
 
+def quiet(pids, seconds=5):
+    """Waits until what the run before left in flight is done: these processes use next to nothing."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        before = cpu_seconds(pids)
+        time.sleep(0.2)
+        if cpu_seconds(pids) - before <= 0.01:
+            return
+
+
 def timed(run, server_pids, load_pids):
     """Runs one load and adds what a request cost its server, and how busy the load's processor was."""
+    quiet([*server_pids, *load_pids])
     before, load_before, began = cpu_seconds(server_pids), cpu_seconds(load_pids) + own_seconds(), time.monotonic()
     row = run()
     used, elapsed = cpu_seconds(server_pids) - before, time.monotonic() - began

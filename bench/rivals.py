@@ -18,9 +18,9 @@ ANSWER, BLOB, UPLOAD, SOCKET = "/answer", "/blob.bin", "/upload", "/socket"
 SMALL_ANSWER = '{"ok":true,"items":[1,2,3],"text":"a small answer of an ordinary program behind a proxy, as JSON"}'
 
 NGINX_TOP = """
-daemon off; worker_processes 1; worker_rlimit_nofile 65536; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
 {user}
-events {{ worker_connections 30000; }}
+events {{ worker_connections 15000; }}
 http {{
   types {{ text/html html; application/octet-stream bin; application/json json; }}
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000; keepalive_timeout 600s;
@@ -58,7 +58,8 @@ NGINX_FRONT = NGINX_TOP + """
 HAPROXY_FRONT = """
 global
   nbthread 1
-  maxconn 30000
+  maxconn 12000
+  no strict-limits
 defaults
   mode http
   timeout connect 5s
@@ -80,7 +81,6 @@ CADDY_FRONT = """
 {{
   admin off
   auto_https off
-  persist_config off
   log {{
     output discard
   }}

@@ -179,16 +179,15 @@ class Api:
         return wait_until(f"deployment {deployment} is completed", seconds, final, every)
 
 
-def upstream(server, project, *origins):
+def upstream(api, project, *origins):
     """Registers a Worker as these HTTP origins."""
-    arguments = [part for origin in origins for part in ("--origin", origin)]
-    return server.command("workers", "upstream", project["id"], *arguments)
+    return api.call("PUT", f"/api/v1/projects/{project['id']}/upstream", {"origins": list(origins)})
 
 
 def switch(api, project, version):
     """Makes an earlier version live."""
-    path = f"/api/v1/projects/{project['id']}/rollback"
-    return api.call("POST", path, {"version": version})
+    path = f"/api/v1/projects/{project['id']}/promote"
+    return api.call("POST", path, {"versionId": version})
 
 
 def worker_host(project):
