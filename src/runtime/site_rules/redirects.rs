@@ -225,6 +225,7 @@ fn action(status: &str) -> Result<Action, ProblemKind> {
         "303" => Action::Redirect(StatusCode::SEE_OTHER),
         "307" => Action::Redirect(StatusCode::TEMPORARY_REDIRECT),
         "308" => Action::Redirect(StatusCode::PERMANENT_REDIRECT),
+        _ if code.contains('=') => return Err(ProblemKind::Condition),
         _ => return Err(ProblemKind::Status),
     })
 }
