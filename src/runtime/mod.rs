@@ -12,11 +12,11 @@ pub mod pack;
 pub mod settings;
 pub mod site;
 pub mod store;
-pub mod upstream;
 #[cfg(test)]
 pub mod test_site;
 #[cfg(test)]
 mod tests;
+pub mod upstream;
 
 pub use cache::{BodyCache, ReadError};
 pub use lookup::{Found, find};
