@@ -5,6 +5,7 @@
 
 mod admin;
 mod bench_fill;
+mod bench_hosts;
 pub mod cancel;
 pub mod config;
 pub mod deploy;

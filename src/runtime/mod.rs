@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod compress;
+pub mod decide;
 pub mod hashed_name;
 pub mod lookup;
 pub mod manifest;
@@ -11,6 +12,7 @@ pub mod media_type;
 pub mod pack;
 pub mod settings;
 pub mod site;
+pub mod site_rules;
 pub mod store;
 #[cfg(test)]
 pub mod test_site;
@@ -19,9 +21,11 @@ mod tests;
 pub mod upstream;
 
 pub use cache::{BodyCache, ReadError};
+pub use decide::{Decision, decide};
 pub use lookup::{Found, find};
 pub use manifest::{Manifest, ManifestError};
 pub use pack::{PackError, PackedVersion, Source};
 pub use settings::Settings;
 pub use site::{Encoding, File, SiteVersion};
+pub use site_rules::SiteRules;
 pub use store::{PackSource, StoreError, VersionId, VersionStore};

@@ -12,6 +12,7 @@ pub mod schema;
 mod settings;
 
 pub mod admission;
+pub mod bench;
 pub mod deployments;
 pub mod domains;
 pub mod edges;

@@ -49,6 +49,7 @@ mod s3;
 mod secrets;
 mod serving;
 mod serving_alone;
+mod site_rules;
 mod spine;
 mod stopping;
 mod streams;

@@ -296,11 +296,14 @@ impl Aimed<'_> {
         id: &RequestId,
         state: &EdgeState,
     ) -> Response<Body> {
+        let prefix = self.prefix(head);
         let asked = site::Asked {
             method: &head.method,
             path: self.path,
             query: self.query.as_deref(),
             headers: &head.headers,
+            prefix: &prefix,
+            ignores_rules: self.is_probe,
         };
         let (result, digest) = site::answer(&asked, &state.cache, &version).await;
         let mut response = result.unwrap_or_else(|refusal| refuse(head, id, state, refusal));
@@ -309,11 +312,26 @@ impl Aimed<'_> {
         }
         if self.strategy.is_on_platform_origin() {
             isolate::seal(response.headers_mut());
+        } else if self.strategy == Strategy::Subdomain && version.rules().is_some() {
+            isolate::keep_to_own_host(response.headers_mut(), state.rules.base());
         }
         if self.is_probe {
             Proof { epoch: self.epoch, version: Some(version), digest }.write(response.headers_mut());
         }
         response
+    }
+}
+
+impl Aimed<'_> {
+    /// Where the Worker's own paths begin on the host that the client sees.
+    fn prefix<'h>(&self, head: &'h Parts) -> std::borrow::Cow<'h, str> {
+        let whole = head.uri.path();
+        match (self.strategy, &self.target) {
+            (Strategy::Path, _) => whole.strip_suffix(self.path).unwrap_or(whole).into(),
+            // The one path that a query can ask for is the top; others are found by path.
+            (Strategy::Query, Target::Worker(route)) => format!("/dispatch/{}", route.worker).into(),
+            (Strategy::Query | Strategy::Subdomain | Strategy::CustomDomain, _) => "".into(),
+        }
     }
 }
 

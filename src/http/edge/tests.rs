@@ -1,5 +1,8 @@
 //! What a client sees of a static site, asked directly and, where the wire matters, through a real front door.
 
+mod conditions;
+mod rules;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
