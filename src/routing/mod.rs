@@ -7,5 +7,5 @@ pub mod refusal;
 pub mod tables;
 
 pub use host::{HostClass, HostRules};
-pub use refusal::EdgeRefusal;
+pub use refusal::{BadRequest, EdgeRefusal};
 pub use tables::{Counts, CustomHost, Live, Published, Resolved, Slot, Split, Tables, Target, WorkerRoute};
