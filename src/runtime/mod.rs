@@ -1,5 +1,6 @@
 //! Owns where live versions lie and how their bytes are read: packing, the edge's disk, the memory cache.
-//! Never decides which version a host gets (`routing`), speaks no HTTP, and asks no database, broker or blob store.
+//! And the way to Workers that are HTTP origins (`upstream`).
+//! Never decides which version a host gets (`routing`), and asks no database, broker or blob store.
 
 pub mod cache;
 pub mod compress;
@@ -11,6 +12,7 @@ pub mod pack;
 pub mod settings;
 pub mod site;
 pub mod store;
+pub mod upstream;
 #[cfg(test)]
 pub mod test_site;
 #[cfg(test)]
