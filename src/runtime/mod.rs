@@ -14,11 +14,11 @@ pub mod settings;
 pub mod site;
 pub mod site_rules;
 pub mod store;
-pub mod upstream;
 #[cfg(test)]
 pub mod test_site;
 #[cfg(test)]
 mod tests;
+pub mod upstream;
 
 pub use cache::{BodyCache, ReadError};
 pub use decide::{Decision, decide};

@@ -26,6 +26,8 @@ pub mod quota;
 pub mod rings;
 pub mod routes;
 pub mod tenants;
+pub mod upstreams;
+pub mod versions;
 
 pub use connect::{Answer, Store};
 pub use error::StoreError;

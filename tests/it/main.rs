@@ -57,4 +57,6 @@ mod switching;
 mod templates;
 mod tenancy;
 mod two_servers;
+mod upstreams;
+mod versions;
 mod waiting;

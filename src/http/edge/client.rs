@@ -27,7 +27,8 @@ pub fn client<'r>(
 
 /// The lines of `X-Forwarded-For` as one: only addresses, so that nothing else rides along.
 pub fn chain<'r>(forwarded: impl Iterator<Item = &'r str>) -> String {
-    let addresses = forwarded.flat_map(|line| line.split(',')).filter_map(|a| a.trim().parse::<IpAddr>().ok());
+    let addresses =
+        forwarded.flat_map(|line| line.split(',')).filter_map(|a| a.trim().parse::<IpAddr>().ok());
     let texts: Vec<String> = addresses.map(|address| address.to_string()).collect();
     texts.join(", ")
 }

@@ -76,8 +76,7 @@ impl Forwarding {
                 response.map(|incoming| Body::frames(tunnel::Declined::new(incoming, switching)))
             }
             None => {
-                let sent =
-                    upstream::send(&self.upstream, request).await.map_err(|e| refusal(&e, &self))?;
+                let sent = upstream::send(&self.upstream, request).await.map_err(|e| refusal(&e, &self))?;
                 sent.response.map(Body::origin)
             }
         };

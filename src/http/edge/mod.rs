@@ -14,9 +14,9 @@ pub mod range;
 pub mod request_id;
 mod site;
 mod split;
-pub mod tunnel;
 #[cfg(test)]
 mod tests;
+pub mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -110,7 +110,9 @@ pub async fn serve(
                 // What was not read can't be told from a next request, so the connection ends.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            response
+                .headers_mut()
+                .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             response
         }
         Way::Forward(forwarding) => {

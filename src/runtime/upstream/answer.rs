@@ -41,14 +41,21 @@ impl OriginBody {
         Self { incoming, link: Some(link), turn: Some(turn), upstream, alarm: None, last: Instant::now() }
     }
 
+    /// Gives the connection back at once where there is no body to read: nobody would ask for one.
+    pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
+        if self.incoming.is_end_stream() {
+            self.give_back(cx);
+        }
+    }
+
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
         let idle = self.upstream.policy.idle;
         loop {
             let due = self.last + idle;
             // Set once and looked at when it rings: most answers end before it ever does.
-            let alarm = self
-                .alarm
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(tokio::time::Instant::from_std(due))));
+            let alarm = self.alarm.get_or_insert_with(|| {
+                Box::pin(tokio::time::sleep_until(tokio::time::Instant::from_std(due)))
+            });
             if alarm.as_mut().poll(cx).is_pending() {
                 return false;
             }

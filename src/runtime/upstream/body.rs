@@ -57,9 +57,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Incoming(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?)))
-            }
+            Self::Incoming(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?))),
             Self::Limited(body, left) => {
                 let frame = std::task::ready!(Pin::new(body).poll_frame(cx)?);
                 let bytes = frame.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);

@@ -36,7 +36,8 @@ async fn watch_one(upstream: Arc<Upstream>, at: usize, check: HealthCheck) {
             Ok(Err(e)) => Some(e.to_string()),
             Err(_) => Some("it did not answer in time".to_owned()),
         };
-        (good, bad) = if problem.is_none() { (good.saturating_add(1), 0) } else { (0, bad.saturating_add(1)) };
+        (good, bad) =
+            if problem.is_none() { (good.saturating_add(1), 0) } else { (0, bad.saturating_add(1)) };
         let origin = &upstream.origins[at];
         let was_well = origin.is_well.load(Ordering::Relaxed);
         if was_well && bad >= check.unhealthy_after {

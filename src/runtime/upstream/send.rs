@@ -125,12 +125,7 @@ impl Drop for Switching {
     }
 }
 
-async fn one(
-    upstream: &Arc<Upstream>,
-    turn: Turn,
-    request: Request<RequestBody>,
-    may_repeat: bool,
-) -> Tried {
+async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>, may_repeat: bool) -> Tried {
     let origin = &upstream.origins[turn.at];
     let at = turn.at;
     let kept = poll_fn(|cx| Poll::Ready(origin.pool.take(upstream.policy.keep_idle, cx))).await;
@@ -159,8 +154,10 @@ async fn one(
                 502..=504 => upstream.failed(at),
                 _ => upstream.succeeded(at),
             }
-            let body = |incoming: Incoming| OriginBody::new(incoming, link, turn, Arc::clone(upstream));
-            Tried::Answered(Box::new(response.map(body)))
+            let (head, incoming) = response.into_parts();
+            let mut body = OriginBody::new(incoming, link, turn, Arc::clone(upstream));
+            poll_fn(|cx| Poll::Ready(body.settle(cx))).await;
+            Tried::Answered(Box::new(Response::from_parts(head, body)))
         }
         Ok(Err(mut e)) => match e.take_message() {
             Some(request) => {

@@ -25,7 +25,9 @@ pub async fn connect(upstream: &Upstream, address: &Address) -> io::Result<Origi
     let connecting = async {
         match address {
             Address::Unix(path) => UnixStream::connect(path).await.map(OriginSocket::Unix),
-            Address::Tcp { host, port, tls: false } => tcp(upstream, host, *port).await.map(OriginSocket::Tcp),
+            Address::Tcp { host, port, tls: false } => {
+                tcp(upstream, host, *port).await.map(OriginSocket::Tcp)
+            }
             Address::Tcp { host, port, tls: true } => {
                 let name = ServerName::try_from(bare(host).to_owned()).map_err(io::Error::other)?;
                 let socket = tcp(upstream, host, *port).await?;
@@ -72,11 +74,7 @@ macro_rules! each {
 }
 
 impl AsyncRead for OriginSocket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         each!(self, socket => Pin::new(socket).poll_read(cx, buf))
     }
 }
