@@ -9,6 +9,7 @@ mod deployment;
 mod domain_resolver;
 mod leases;
 mod letter;
+mod origins;
 mod supervisor;
 mod sweep;
 mod worker_registry;

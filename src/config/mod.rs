@@ -116,6 +116,17 @@ pub struct Http {
     pub http2: Http2,
 }
 
+impl Http {
+    /// Threads that serve requests.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            set => set,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http2 {
