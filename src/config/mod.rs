@@ -6,6 +6,7 @@
 
 mod aliases;
 mod check;
+mod domains;
 mod load;
 mod show;
 
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use domains::{DomainChecks, DomainClaims, Domains};
 pub use load::{Loaded, Mistake, Mistakes, load};
 pub use show::show;
 
@@ -103,15 +105,6 @@ pub struct Http {
     pub stream_max_seconds: u64,
     pub streams: usize,
     pub streams_of_one: usize,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Domains {
-    pub base: String,
-    pub public_url: String,
-    pub platform_hosts: Vec<String>,
-    pub reserved: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
