@@ -80,7 +80,13 @@ async fn read(parts: &ActorParts, known: Option<i64>) -> Result<Option<i64>, Sto
         .domain_served()
         .await?
         .into_iter()
-        .map(|d| (d.hostname.into(), CustomHost::Worker(d.worker_name.into())))
+        .map(|d| {
+            let leads_to = match d.project_active {
+                true => CustomHost::Worker(d.worker_name.into()),
+                false => CustomHost::Inactive,
+            };
+            (d.hostname.into(), leads_to)
+        })
         .collect();
     parts.tables.publish_hosts(HostTable { epoch: u64::try_from(epoch).unwrap_or(0), hosts });
     Ok(Some(epoch))
