@@ -38,6 +38,11 @@ use super::{api, docs, health};
         api::deployments::cancel,
         api::streams::logs,
         api::streams::events,
+        api::domains::add,
+        api::domains::list,
+        api::domains::get,
+        api::domains::verify,
+        api::domains::remove,
         health::info,
         health::health,
         health::detailed,
@@ -52,6 +57,7 @@ use super::{api, docs, health};
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
         (name = "projects", description = "Projects and their stored source"),
+        (name = "domains", description = "Custom domains: claim, prove, remove"),
         (name = "service", description = "Information, health, documentation")
     )
 )]
@@ -136,6 +142,7 @@ struct Links;
 
 const LINKS: &[(&str, &str, &[&str])] = &[
     ("createProject", "$response.body#/id", &["getProject", "getProjectFiles", "replaceProjectFiles"]),
+    ("addDomain", "$response.body#/id", &["getDomain", "verifyDomain", "removeDomain"]),
     (
         "deploy",
         "$response.body#/deploymentId",
@@ -175,7 +182,9 @@ fn for_each_response(
 fn operations(openapi: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
     let items = openapi.paths.paths.values_mut();
     items.flat_map(|item| {
-        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch].into_iter().flatten()
+        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
+            .into_iter()
+            .flatten()
     })
 }
 
@@ -304,7 +313,12 @@ mod tests {
             .filter_map(|r| r["links"].as_object())
             .flat_map(|links| links.values())
             .collect();
-        assert_eq!(links.len(), super::LINKS.iter().map(|(.., next)| next.len()).sum::<usize>());
+        // `addDomain` answers in two ways, each with its links.
+        let expected: usize = super::LINKS
+            .iter()
+            .map(|(from, _, next)| if *from == "addDomain" { 2 * next.len() } else { next.len() })
+            .sum();
+        assert_eq!(links.len(), expected);
         assert!(links.iter().all(|l| unique.contains(l["operationId"].as_str().unwrap())), "{links:?}");
     }
 
@@ -330,6 +344,7 @@ mod tests {
             ("Target", "preview"),
             ("Fault", "platform"),
             ("CancelReason", "superseded"),
+            ("DomainStatus", "quarantined"),
         ] {
             let words = schemas[name]["enum"].as_array().unwrap();
             assert!(words.contains(&word.into()), "{name}: {words:?}");
