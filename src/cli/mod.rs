@@ -9,6 +9,7 @@ pub mod cancel;
 pub mod config;
 pub mod deploy;
 pub mod doctor;
+pub mod domains;
 pub mod logs;
 pub mod migrate;
 pub mod orgs;
@@ -66,6 +67,8 @@ enum Command {
     Cancel(cancel::CancelArgs),
     /// Make and list projects
     Projects(projects::ProjectsArgs),
+    /// Add, prove, list and remove custom domains
+    Domains(domains::DomainsArgs),
     /// Make and list organizations (on the database)
     Orgs(orgs::OrgsArgs),
     /// Make and list users (on the database)
@@ -136,6 +139,9 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Projects(args) => {
             finish(with(open(), |s| Box::pin(async move { projects::run(&args, &s).await })).await)
+        }
+        Command::Domains(args) => {
+            finish(with(open(), |s| Box::pin(async move { domains::run(&args, &s).await })).await)
         }
         Command::Orgs(args) => admin::finish(orgs::run(&args, settings).await),
         Command::Users(args) => admin::finish(users::run(&args, settings).await),
