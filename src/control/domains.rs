@@ -90,7 +90,7 @@ mod tests {
             let host = Hostname::parse(bad).unwrap();
             assert!(claimable(&host, "libra.sh", &platform).is_err(), "{bad}");
         }
-        let long = format!("{}.example.com", ["a".repeat(60); 4].join("."));
+        let long = format!("{}.example.com", vec!["a".repeat(60); 4].join("."));
         let long = Hostname::parse(&long[long.len() - 247..]).unwrap();
         assert!(claimable(&long, "libra.sh", &platform).is_err());
         let host = Hostname::parse("shop.example.com").unwrap();
