@@ -6,6 +6,7 @@
 
 mod book;
 mod deployment;
+mod domain_checks;
 mod domain_resolver;
 mod leases;
 mod letter;
@@ -43,6 +44,7 @@ pub struct ActorParts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Child {
     DomainResolver,
+    DomainChecks,
     WorkerRegistry,
     Sweep,
     Deployment(usize),
@@ -52,6 +54,7 @@ impl std::fmt::Display for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::DomainResolver => f.write_str("domain_resolver"),
+            Self::DomainChecks => f.write_str("domain_checks"),
             Self::WorkerRegistry => f.write_str("worker_registry"),
             Self::Sweep => f.write_str("sweep"),
             Self::Deployment(n) => write!(f, "deployment_{n}"),

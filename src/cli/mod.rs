@@ -10,6 +10,7 @@ pub mod cancel;
 pub mod config;
 pub mod deploy;
 pub mod doctor;
+pub mod domains;
 pub mod live;
 pub mod logs;
 pub mod migrate;
@@ -79,6 +80,8 @@ enum Command {
     Workers(workers::WorkersArgs),
     /// Make and list projects
     Projects(projects::ProjectsArgs),
+    /// Add, prove, list and remove custom domains
+    Domains(domains::DomainsArgs),
     /// Make and list organizations (on the database)
     Orgs(orgs::OrgsArgs),
     /// Make and list users (on the database)
@@ -164,6 +167,9 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Projects(args) => {
             finish(with(open(), |s| Box::pin(async move { projects::run(&args, &s).await })).await)
+        }
+        Command::Domains(args) => {
+            finish(with(open(), |s| Box::pin(async move { domains::run(&args, &s).await })).await)
         }
         Command::Orgs(args) => admin::finish(orgs::run(&args, settings).await),
         Command::Users(args) => admin::finish(users::run(&args, settings).await),

@@ -6,6 +6,7 @@
 
 mod aliases;
 mod check;
+mod domains;
 mod load;
 mod show;
 mod upstream;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use domains::{DomainChecks, DomainClaims, Domains};
 pub use load::{Loaded, Mistake, Mistakes, load};
 pub use show::show;
 pub use upstream::Upstream;
@@ -144,15 +146,6 @@ pub struct Http2 {
 #[serde(deny_unknown_fields)]
 pub struct Dispatch {
     pub path_routing: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Domains {
-    pub base: String,
-    pub public_url: String,
-    pub platform_hosts: Vec<String>,
-    pub reserved: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

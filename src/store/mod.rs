@@ -14,6 +14,7 @@ mod settings;
 pub mod admission;
 pub mod bench;
 pub mod deployments;
+pub mod domain_checks;
 pub mod domains;
 pub mod edges;
 pub mod events;
