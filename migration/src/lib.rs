@@ -20,6 +20,7 @@ mod m0003_routes;
 mod m0004_retired_versions;
 mod m0005_egress;
 mod m0006_org_sandbox;
+mod m0008_certificates;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -51,6 +52,7 @@ impl MigratorTrait for Later {
             Box::new(m0004_retired_versions::Migration),
             Box::new(m0005_egress::Migration),
             Box::new(m0006_org_sandbox::Migration),
+            Box::new(m0008_certificates::Migration),
         ]
     }
 

@@ -12,11 +12,13 @@ pub mod schema;
 mod settings;
 
 pub mod admission;
+pub mod certificates;
 pub mod deployments;
 pub mod domains;
 pub mod edges;
 pub mod events;
 pub mod idempotency;
+pub mod issuing;
 pub mod journal;
 pub mod logs;
 pub mod outcome;
