@@ -48,6 +48,7 @@ pub struct Settings {
     pub log: Log,
     pub http: Http,
     pub domains: Domains,
+    pub tls: crate::tls::Settings,
     pub security: Security,
     pub database: crate::store::Settings,
     pub nats: crate::queue::Settings,
@@ -199,6 +200,8 @@ const SECRET_KEYS: &[&str] = &[
     "blobs.session_token",
     "sandbox.e2b.api_key",
     "sandbox.daytona.api_key",
+    "tls.acme.eab_hmac_key",
+    "tls.acme.second_eab_hmac_key",
 ];
 
 fn is_secret(key: &str) -> bool {
