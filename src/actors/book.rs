@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use actix::prelude::*;
 use serde::Serialize;
 
+use super::certificate_keeper::CertificateKeeper;
 use super::deployment::DeploymentActor;
 use super::domain_resolver::DomainResolver;
 use super::sweep::Sweep;
@@ -27,6 +28,7 @@ pub type ActorStates = BTreeMap<String, ActorState>;
 struct Entries {
     domain_resolver: Option<Addr<DomainResolver>>,
     worker_registry: Option<Addr<WorkerRegistry>>,
+    certificate_keeper: Option<Addr<CertificateKeeper>>,
     sweep: Option<Addr<Sweep>>,
     deployments: BTreeMap<usize, Addr<DeploymentActor>>,
     restarts: BTreeMap<Child, u64>,
@@ -53,6 +55,10 @@ impl AddressBook {
         self.lock().domain_resolver = Some(addr);
     }
 
+    pub(super) fn enter_keeper(&self, addr: Addr<CertificateKeeper>) {
+        self.lock().certificate_keeper = Some(addr);
+    }
+
     pub(super) fn enter_sweep(&self, addr: Addr<Sweep>) {
         self.lock().sweep = Some(addr);
     }
@@ -66,6 +72,7 @@ impl AddressBook {
         match child {
             Child::DomainResolver => entries.domain_resolver = None,
             Child::WorkerRegistry => entries.worker_registry = None,
+            Child::CertificateKeeper => entries.certificate_keeper = None,
             Child::Sweep => entries.sweep = None,
             Child::Deployment(slot) => {
                 entries.deployments.remove(&slot);
@@ -84,6 +91,7 @@ impl AddressBook {
         };
         show(Child::DomainResolver, entries.domain_resolver.as_ref().is_some_and(Addr::connected));
         show(Child::WorkerRegistry, entries.worker_registry.as_ref().is_some_and(Addr::connected));
+        show(Child::CertificateKeeper, entries.certificate_keeper.as_ref().is_some_and(Addr::connected));
         show(Child::Sweep, entries.sweep.as_ref().is_some_and(Addr::connected));
         for slot in 0..pool {
             let running = entries.deployments.get(&slot).is_some_and(Addr::connected);
@@ -98,6 +106,7 @@ impl AddressBook {
         let sent = match name {
             "domain_resolver" => entries.domain_resolver.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "worker_registry" => entries.worker_registry.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
+            "certificate_keeper" => entries.certificate_keeper.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "sweep" => entries.sweep.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             _ => name
                 .strip_prefix("deployment_")

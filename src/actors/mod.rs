@@ -5,6 +5,7 @@
 //! an actor: they read the last published table.
 
 mod book;
+mod certificate_keeper;
 mod deployment;
 mod domain_resolver;
 mod leases;
@@ -43,6 +44,7 @@ pub struct ActorParts {
 pub enum Child {
     DomainResolver,
     WorkerRegistry,
+    CertificateKeeper,
     Sweep,
     Deployment(usize),
 }
@@ -52,6 +54,7 @@ impl std::fmt::Display for Child {
         match self {
             Self::DomainResolver => f.write_str("domain_resolver"),
             Self::WorkerRegistry => f.write_str("worker_registry"),
+            Self::CertificateKeeper => f.write_str("certificate_keeper"),
             Self::Sweep => f.write_str("sweep"),
             Self::Deployment(n) => write!(f, "deployment_{n}"),
         }

@@ -6,6 +6,7 @@
 mod admin;
 mod bench_fill;
 pub mod cancel;
+pub mod certificates;
 pub mod config;
 pub mod deploy;
 pub mod doctor;
@@ -66,6 +67,8 @@ enum Command {
     Cancel(cancel::CancelArgs),
     /// Make and list projects
     Projects(projects::ProjectsArgs),
+    /// Show how the custom domains' certificates stand
+    Certificates(certificates::CertificatesArgs),
     /// Make and list organizations (on the database)
     Orgs(orgs::OrgsArgs),
     /// Make and list users (on the database)
@@ -136,6 +139,9 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Projects(args) => {
             finish(with(open(), |s| Box::pin(async move { projects::run(&args, &s).await })).await)
+        }
+        Command::Certificates(args) => {
+            finish(with(open(), |s| Box::pin(async move { certificates::run(&args, &s).await })).await)
         }
         Command::Orgs(args) => admin::finish(orgs::run(&args, settings).await),
         Command::Users(args) => admin::finish(users::run(&args, settings).await),

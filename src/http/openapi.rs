@@ -33,6 +33,7 @@ use super::{api, docs, health};
         api::projects::list_templates,
         api::files::get,
         api::files::put,
+        api::certificates::list,
         api::deployments::list,
         api::deployments::get,
         api::deployments::cancel,
@@ -51,6 +52,7 @@ use super::{api, docs, health};
     modifiers(&Bearer, &Parameters, &EveryAnswer, &Links),
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
+        (name = "certificates", description = "How custom domains get their certificates"),
         (name = "projects", description = "Projects and their stored source"),
         (name = "service", description = "Information, health, documentation")
     )
