@@ -8,6 +8,7 @@ mod blocked;
 #[path = "../providers/server/mod.rs"]
 #[expect(dead_code, reason = "the provider tests ask it more")]
 mod cloud;
+mod issuer;
 mod parts;
 mod tenants;
 mod wire;
@@ -31,6 +32,7 @@ mod api_errors;
 mod api_projects;
 mod broker;
 mod cancel;
+mod certificates;
 mod cli;
 mod cluster;
 mod database;
