@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::{ActorParts, Child, ChildStopped, child_actor};
-use crate::routing::{CustomHost, HostTable};
+use crate::routing::CustomHost;
 use crate::store::StoreError;
 
 /// A changed domain is seen within this, also when the broker is away.
@@ -16,7 +16,14 @@ const POLL: Duration = Duration::from_secs(1);
 pub struct DomainResolver {
     parts: Parts,
     owner: Recipient<ChildStopped>,
+    known: Known,
+}
+
+/// What this actor has published.
+#[derive(Debug, Default)]
+struct Known {
     epoch: Option<i64>,
+    hosts: HashMap<Box<str>, CustomHost>,
 }
 
 /// Kept apart so that `Debug` stays short.
@@ -30,7 +37,7 @@ impl std::fmt::Debug for Parts {
 
 impl DomainResolver {
     pub(super) fn new(parts: ActorParts, owner: Recipient<ChildStopped>) -> Self {
-        Self { parts: Parts(parts), owner, epoch: None }
+        Self { parts: Parts(parts), owner, known: Known::default() }
     }
 }
 
@@ -60,28 +67,55 @@ impl Handler<Look> for DomainResolver {
 
     fn handle(&mut self, _: Look, _: &mut Self::Context) -> Self::Result {
         let parts = self.parts.0.clone();
-        let known = self.epoch;
-        let work = async move { read(&parts, known).await };
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(|read, this, _| match read {
-            Ok(Some(epoch)) => this.epoch = Some(epoch),
-            Ok(None) => {}
-            Err(e) => tracing::warn!(error = %e, "custom domains could not be read; the last table serves"),
+        let known = std::mem::take(&mut self.known);
+        let work = async move {
+            let mut known = known;
+            let read = read(&parts, &mut known).await;
+            (known, read)
+        };
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(|(known, read), this, _| {
+            this.known = known;
+            if let Err(e) = read {
+                tracing::warn!(error = %e, "custom domains could not be read; the last table serves");
+            }
         })))
     }
 }
 
-async fn read(parts: &ActorParts, known: Option<i64>) -> Result<Option<i64>, StoreError> {
+async fn read(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
     let store = &parts.pipeline.control.store;
     let epoch = store.route_epoch().await?;
-    if known == Some(epoch) {
-        return Ok(None);
+    // A Worker may be published after the domain that leads to it.
+    let tables = &parts.tables;
+    for (host, to) in &known.hosts {
+        if let CustomHost::Worker(worker) = to
+            && !tables.host_leads_to(host, worker)
+        {
+            tables.publish_host(host, to);
+        }
     }
-    let hosts: HashMap<Box<str>, CustomHost> = store
+    if known.epoch == Some(epoch) {
+        return Ok(());
+    }
+    let served: HashMap<Box<str>, CustomHost> = store
         .domain_served()
         .await?
         .into_iter()
         .map(|d| (d.hostname.into(), CustomHost::Worker(d.worker_name.into())))
         .collect();
-    parts.tables.publish_hosts(HostTable { epoch: u64::try_from(epoch).unwrap_or(0), hosts });
-    Ok(Some(epoch))
+    for (host, to) in &served {
+        if known.hosts.get(host) != Some(to) {
+            tables.publish_host(host, to);
+        }
+    }
+    for gone in known.hosts.keys().filter(|host| !served.contains_key(*host)) {
+        tables.remove_host(gone);
+    }
+    if known.epoch.is_none() {
+        // What the actor before this one published is not in our list.
+        tables.retain_hosts(|host| served.contains_key(host));
+    }
+    *known = Known { epoch: Some(epoch), hosts: served };
+    tables.hosts_are_loaded();
+    Ok(())
 }

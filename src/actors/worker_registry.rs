@@ -1,6 +1,6 @@
-//! The only writer of the Worker table: installs versions on this edge's disk, then publishes.
+//! The only writer of the Worker table: installs versions on this edge's disk, then publishes each change in its slot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use actix::prelude::*;
 
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::Digest;
-use crate::routing::{WorkerRoute, WorkerTable};
+use crate::routing::{Live, WorkerRoute};
 use crate::runtime::{PackSource, SiteVersion, VersionId};
 use crate::store::routes::{LiveRow, RouteChanges, VersionRow};
 
@@ -124,27 +124,33 @@ async fn refresh(parts: &ActorParts, mut book: Book) -> Result<Book, String> {
     if book.epoch != 0 && changes.epoch == book.epoch && !book.is_missing_any() {
         return Ok(book);
     }
-    let served = parts.tables.workers();
-    // Who knows nothing yet builds the table anew; otherwise what changed is changed in a copy.
-    let mut table = match (&served, book.epoch) {
-        (Some(served), 1..) => {
-            WorkerTable { epoch: served.epoch, live: served.live.clone(), previews: served.previews.clone() }
-        }
-        _ => WorkerTable::default(),
-    };
-    apply(parts, &mut book, &mut table, served.as_deref(), changes).await?;
-    table.epoch = u64::try_from(book.epoch).unwrap_or(0);
-    parts.tables.publish_workers(table);
+    // Who knows nothing yet has read the whole record, and what it does not name is gone.
+    let whole = (book.epoch == 0).then(|| Named::of(&changes));
+    apply(parts, &mut book, changes).await?;
+    if let Some(named) = whole {
+        parts.tables.retain_workers(|n| named.workers.contains(n), |l| named.previews.contains(l));
+    }
+    parts.tables.workers_are_at(u64::try_from(book.epoch).unwrap_or(0));
     Ok(book)
 }
 
-async fn apply(
-    parts: &ActorParts,
-    book: &mut Book,
-    table: &mut WorkerTable,
-    served: Option<&WorkerTable>,
-    changes: RouteChanges,
-) -> Result<(), String> {
+/// What a whole reading of the record names.
+struct Named {
+    workers: HashSet<String>,
+    previews: HashSet<String>,
+}
+
+impl Named {
+    fn of(changes: &RouteChanges) -> Self {
+        Self {
+            workers: changes.live.iter().map(|row| row.worker_name.clone()).collect(),
+            previews: changes.versions.iter().map(|row| row.preview_label.clone()).collect(),
+        }
+    }
+}
+
+/// Puts each change in its slot; nothing else of the table is touched.
+async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Result<(), String> {
     let (missed_versions, missed_live) =
         (std::mem::take(&mut book.missing_versions), std::mem::take(&mut book.missing_live));
     let mut versions = missed_versions.clone();
@@ -153,9 +159,10 @@ async fn apply(
     live.extend(changes.live.into_iter().map(|l| (l.worker_name.clone(), l)));
     let workers: HashMap<&str, &str> =
         live.values().map(|l| (l.project_id.as_str(), l.worker_name.as_str())).collect();
+    let mut loaded: HashMap<&str, Arc<SiteVersion>> = HashMap::new();
     for (id, version) in &versions {
         if version.retired_at.is_some() {
-            table.previews.remove(version.preview_label.as_str());
+            parts.tables.remove_preview(&version.preview_label);
             continue;
         }
         let owner = match workers.get(version.project_id.as_str()) {
@@ -167,7 +174,8 @@ async fn apply(
         };
         match load(parts, version, &owner).await {
             Ok(site) => {
-                table.previews.insert(version.preview_label.as_str().into(), site);
+                parts.tables.publish_preview(&version.preview_label, Arc::clone(&site));
+                loaded.insert(id, site);
             }
             Err(e) => {
                 // Said once, not at every look.
@@ -179,24 +187,21 @@ async fn apply(
         }
     }
     for (worker, row) in &live {
-        let site = match live_site(parts, &versions, row).await {
-            Ok(site) => site,
+        match live_site(parts, &loaded, row).await {
+            Ok(site) => {
+                parts.tables.publish_worker(WorkerRoute {
+                    worker: worker.as_str().into(),
+                    org_id: row.org_id.as_str().into(),
+                    project_id: row.project_id.as_str().into(),
+                    live: site.map_or(Live::Nothing, Live::Site),
+                    epoch: u64::try_from(row.route_epoch).unwrap_or(0),
+                });
+            }
+            // What was live stays live until its successor can be served.
             Err(_) => {
                 book.missing_live.insert(worker.clone(), row.clone());
-                // What was live stays live until its successor can be served.
-                if let Some(route) = served.and_then(|t| t.live.get(worker.as_str())) {
-                    table.live.entry(worker.as_str().into()).or_insert_with(|| Arc::clone(route));
-                }
-                continue;
             }
-        };
-        let route = WorkerRoute {
-            worker: worker.as_str().into(),
-            org_id: row.org_id.as_str().into(),
-            project_id: row.project_id.as_str().into(),
-            live: site,
-        };
-        table.live.insert(worker.as_str().into(), Arc::new(route));
+        }
     }
     book.epoch = changes.epoch;
     Ok(())
@@ -204,19 +209,16 @@ async fn apply(
 
 async fn live_site(
     parts: &ActorParts,
-    known: &HashMap<String, VersionRow>,
+    loaded: &HashMap<&str, Arc<SiteVersion>>,
     row: &LiveRow,
 ) -> Result<Option<Arc<SiteVersion>>, String> {
     let Some(id) = &row.version_id else { return Ok(None) };
-    let site = match known.get(id) {
-        Some(version) => load(parts, version, &row.worker_name).await?,
-        None => {
-            let version = parts.pipeline.control.store.version_get(id).await.map_err(|e| e.to_string())?;
-            let version = version.ok_or_else(|| format!("version {id} has no row"))?;
-            load(parts, &version, &row.worker_name).await?
-        }
-    };
-    Ok(Some(site))
+    if let Some(site) = loaded.get(id.as_str()) {
+        return Ok(Some(Arc::clone(site)));
+    }
+    let version = parts.pipeline.control.store.version_get(id).await.map_err(|e| e.to_string())?;
+    let version = version.ok_or_else(|| format!("version {id} has no row"))?;
+    load(parts, &version, &row.worker_name).await.map(Some)
 }
 
 async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Result<Option<String>, String> {

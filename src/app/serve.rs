@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter};
-use actix_web::dev::{Server, ServerHandle};
-use actix_web::guard::fn_guard;
+use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use actix_web::{App, HttpResponse, HttpServer};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
@@ -19,11 +18,12 @@ use super::{AppError, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
-use crate::http::edge::{EdgeState, Limits, TrustedProxies, is_worker_host};
+use crate::http::door::{Bounds, Door, DoorSettings, Http2, Listener, Patience, control};
+use crate::http::edge::{EdgeState, Limits, TrustedProxies};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
 use crate::http::stream_places::StreamPlaces;
-use crate::http::{FrontDoor, api, edge, health, openapi, problem, surface};
+use crate::http::{FrontDoor, api, health, openapi, problem, surface};
 use crate::pipeline::{Faults, Pipeline, RefreshRoutes};
 use crate::queue::{Queue, ROUTES_CHANGED};
 use crate::routing::{HostRules, Tables};
@@ -88,9 +88,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let operator_handle = operator.handle();
     tokio::spawn(operator);
     wait_for_table(&tables).await;
-    let front = front_server(&settings, listeners.front, door.clone(), edge)?;
-    let front_handle = front.handle();
-    tokio::spawn(front);
+    let front = open_door(&settings, listeners.front, door.clone(), edge)?;
     let url = parts.control.addresses.platform();
     let server_file = ServerFile::write(&files.data_dir, &front_addresses, &operator_address, &url)?;
     tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
@@ -107,7 +105,8 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     if let Err(e) = parts.control.store.edge_leave(&parts.node).await {
         tracing::warn!(error = %e, "this edge could not sign off");
     }
-    stop_servers(front_handle, operator_handle).await;
+    front.close(limit).await;
+    operator_handle.stop(false).await;
     background.cancel();
     builders.stop();
     parts.queue.shutdown().await;
@@ -261,19 +260,22 @@ fn trusted_proxies(settings: &Settings) -> Result<TrustedProxies, AppError> {
         .map_err(|e| AppError::Settings(format!("http.trusted_proxies: {e}")))
 }
 
-fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Result<Data<EdgeState>, AppError> {
+fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Result<EdgeState, AppError> {
     let domains = &settings.domains;
     let rules = HostRules::new(&domains.base, &domains.platform_hosts, &domains.reserved)
         .map_err(|e| AppError::Settings(format!("domains: {e}")))?;
-    Ok(Data::new(EdgeState {
+    Ok(EdgeState {
         tables: Arc::clone(tables),
         rules: Arc::new(rules),
         cache: Arc::new(BodyCache::new(&settings.runtime)),
         probe_key: parts.probe_key.clone(),
         trusted_proxies: Arc::new(trusted_proxies(settings)?),
-        limits: Limits { header_block_bytes: settings.http.header_bytes },
+        limits: Limits {
+            body_bytes: settings.http.worker_body_bytes,
+            path_routing: settings.dispatch.path_routing,
+        },
         refuse: problem::refuse,
-    }))
+    })
 }
 
 async fn wait_for_table(tables: &Tables) {
@@ -288,46 +290,64 @@ async fn wait_for_table(tables: &Tables) {
     }
 }
 
-fn front_server(
+fn open_door(
     settings: &Settings,
     listeners: Vec<std::net::TcpListener>,
     door: Data<FrontDoor>,
-    edge: Data<EdgeState>,
-) -> Result<Server, AppError> {
-    let http = settings.http.clone();
-    let mut server = HttpServer::new(move || {
-        App::new()
+    edge: EdgeState,
+) -> Result<Door, AppError> {
+    let control: control::Configure = Arc::new(move |config| {
+        config
             .app_data(door.clone())
-            .app_data(edge.clone())
-            .service(web::scope("").guard(fn_guard(is_worker_host)).default_service(web::to(worker)))
             .service(
                 web::scope("")
                     .wrap(from_fn(surface::wrap))
                     .configure(api::routes)
                     .default_service(web::to(not_found)),
             )
-            .default_service(web::to(surface::pathless))
-    })
-    .client_request_timeout(Duration::from_millis(http.header_timeout_ms))
-    .keep_alive(Duration::from_secs(http.keep_alive_seconds))
-    .shutdown_timeout(http.shutdown_timeout_seconds)
-    .max_connections(http.max_connections)
-    .disable_signals();
-    if http.workers > 0 {
-        server = server.workers(http.workers);
+            .default_service(web::to(surface::pathless));
+    });
+    let listeners = listeners.into_iter().map(|socket| Listener { socket, tls: None }).collect();
+    Door::open(door_settings(settings, &edge), listeners, edge, control).map_err(AppError::Run)
+}
+
+fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
+    let http = &settings.http;
+    let threads = match http.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        set => set,
+    };
+    DoorSettings {
+        threads,
+        bounds: Bounds {
+            head_bytes: http.header_bytes,
+            patience: Patience {
+                head: Duration::from_millis(http.header_timeout_ms),
+                keep_alive: Duration::from_secs(http.keep_alive_seconds),
+                stream: Duration::from_secs(http.stream_idle_seconds),
+                linger: Duration::from_millis(http.linger_ms),
+            },
+        },
+        tls_handshake: Duration::from_millis(http.tls_handshake_ms),
+        connections: http.max_connections,
+        connections_of_one: http.max_connections_of_one,
+        requests: http.max_requests,
+        http2: Http2 {
+            streams: http.http2.streams,
+            pending_resets: http.http2.pending_resets,
+            own_resets: http.http2.own_resets,
+            stream_window_bytes: http.http2.stream_window_bytes,
+            connection_window_bytes: http.http2.connection_window_bytes,
+            send_buffer_bytes: http.http2.send_buffer_bytes,
+            ping: Duration::from_secs(http.http2.ping_seconds),
+            ping_timeout: Duration::from_secs(http.http2.ping_timeout_seconds),
+        },
+        trusted_proxies: Arc::clone(&edge.trusted_proxies),
     }
-    for listener in listeners {
-        server = server.listen_auto_h2c(listener).map_err(AppError::Run)?;
-    }
-    Ok(server.run())
 }
 
 async fn not_found() -> Result<HttpResponse, Problem> {
     Err(Problem::not_found())
-}
-
-async fn worker(req: HttpRequest, payload: web::Payload, state: Data<EdgeState>) -> HttpResponse {
-    edge::serve(&req, payload, &state).await
 }
 
 /// Answers whatever the host: for load balancers and operators, on loopback.
@@ -382,9 +402,4 @@ async fn drain(supervisor: &actix::Addr<Supervisor>, limit: Duration) {
     if tokio::time::timeout(limit, drained).await.is_err() {
         tracing::warn!("not every deployment was handed over in time; its lease runs out");
     }
-}
-
-async fn stop_servers(front: ServerHandle, operator: ServerHandle) {
-    front.stop(true).await;
-    operator.stop(false).await;
 }

@@ -30,6 +30,9 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
         "log.level",
         "must be one of trace, debug, info, warn, error",
     );
+    for (holds, key, allowed) in front_door(&s.http) {
+        demand(holds, key, allowed);
+    }
     let base = Hostname::parse(&s.domains.base);
     let plain = base
         .is_ok_and(|h| h.as_str() == s.domains.base && !h.is_ip_literal() && s.domains.base.contains('.'));
@@ -104,6 +107,32 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     found.extend(s.toolchain.mistakes().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())));
     found.extend(s.nats.problems().into_iter().map(|p| (p.key.to_owned(), p.problem.to_owned())));
     found
+}
+
+/// Bounds that would make the front door useless, or that the protocol forbids.
+fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 12] {
+    let h2 = &http.http2;
+    // RFC 9113 §6.9.1.
+    let window = |bytes: u32| (65_535..=i32::MAX as u32).contains(&bytes);
+    let windows = "must be 65535 to 2147483647";
+    [
+        ((1_024..=1_048_576).contains(&http.header_bytes), "http.header_bytes", "must be 1024 to 1048576"),
+        (http.header_timeout_ms >= 100, "http.header_timeout_ms", "must be at least 100"),
+        (http.stream_idle_seconds >= 1, "http.stream_idle_seconds", "must be at least 1"),
+        (http.max_connections >= 1, "http.max_connections", "must be at least 1"),
+        (http.max_connections_of_one >= 1, "http.max_connections_of_one", "must be at least 1"),
+        (http.max_requests >= 1, "http.max_requests", "must be at least 1"),
+        (http.tls_handshake_ms >= 100, "http.tls_handshake_ms", "must be at least 100"),
+        (h2.streams >= 1, "http.http2.streams", "must be at least 1"),
+        (window(h2.stream_window_bytes), "http.http2.stream_window_bytes", windows),
+        (window(h2.connection_window_bytes), "http.http2.connection_window_bytes", windows),
+        (h2.send_buffer_bytes >= 16_384, "http.http2.send_buffer_bytes", "must be at least 16384"),
+        (
+            h2.ping_seconds >= 1 && h2.ping_timeout_seconds >= 1,
+            "http.http2.ping_seconds",
+            "must be at least 1, and http.http2.ping_timeout_seconds too",
+        ),
+    ]
 }
 
 fn production(s: &Settings, demand: &mut impl FnMut(bool, &str, &str)) {

@@ -47,6 +47,7 @@ pub struct Settings {
     pub start: Start,
     pub log: Log,
     pub http: Http,
+    pub dispatch: Dispatch,
     pub domains: Domains,
     pub tls: crate::tls::Settings,
     pub security: Security,
@@ -98,12 +99,38 @@ pub struct Http {
     pub header_bytes: usize,
     pub header_timeout_ms: u64,
     pub keep_alive_seconds: u64,
+    pub stream_idle_seconds: u64,
+    pub linger_ms: u64,
     pub max_connections: usize,
+    pub max_connections_of_one: usize,
+    pub max_requests: usize,
+    pub worker_body_bytes: u64,
+    pub tls_handshake_ms: u64,
     pub shutdown_timeout_seconds: u64,
     pub status_requests_per_minute: u32,
     pub stream_max_seconds: u64,
     pub streams: usize,
     pub streams_of_one: usize,
+    pub http2: Http2,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http2 {
+    pub streams: u32,
+    pub pending_resets: usize,
+    pub own_resets: usize,
+    pub stream_window_bytes: u32,
+    pub connection_window_bytes: u32,
+    pub send_buffer_bytes: usize,
+    pub ping_seconds: u64,
+    pub ping_timeout_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dispatch {
+    pub path_routing: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

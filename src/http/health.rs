@@ -160,7 +160,7 @@ impl Health {
 
     fn parts(&self, tables: &Tables, book: &AddressBook, pool: usize) -> BTreeMap<&'static str, Value> {
         let probes = self.probes.load();
-        let workers = tables.workers();
+        let counts = tables.counts();
         let actors = book.states(pool);
         let all_run = actors.values().all(|a| a.running);
         let mut database = part(probes.database.as_ref());
@@ -176,8 +176,9 @@ impl Health {
                     "status": if tables.is_loaded() { "available" } else { "unavailable" },
                     "namespace": "libra-dispatcher",
                     "epoch": tables.epoch(),
-                    "workers": workers.as_ref().map_or(0, |t| t.live.len()),
-                    "previews": workers.as_ref().map_or(0, |t| t.previews.len()),
+                    "workers": counts.workers,
+                    "previews": counts.previews,
+                    "customDomains": counts.hosts,
                 }),
             ),
             ("queue", part(probes.queue.as_ref())),

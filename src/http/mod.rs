@@ -1,6 +1,7 @@
 //! Owns the front door: what arrives over HTTP and how it is answered.
 //! Never decides anything a use case should: handlers extract, call, map.
 
+pub mod door;
 pub mod edge;
 pub mod problem;
 

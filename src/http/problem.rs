@@ -4,16 +4,17 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::edge::RequestId;
+use super::surface;
 use crate::control::ControlError;
 use crate::control::error::FieldProblem;
 use crate::domain::cause::chain;
 use crate::domain::time;
-use crate::routing::EdgeRefusal;
+use crate::routing::{BadRequest, EdgeRefusal};
 use crate::store::StoreError;
 
 /// The body of every error answer.
@@ -158,21 +159,23 @@ impl Problem {
         Self::new(status, "INTERNAL_ERROR", "Internal server error", message)
     }
 
-    /// The answer, with the request's id in it.
-    pub fn answer(&self, req: &HttpRequest) -> HttpResponse {
-        let id = RequestId::of(req);
-        let mut response = HttpResponse::build(self.0.status);
+    /// What the answer says beside its body, as names and values.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let mut fields = vec![("cache-control", "no-store".to_owned())];
         if let Some(seconds) = self.0.retry_after_seconds {
-            response.insert_header((header::RETRY_AFTER, seconds));
+            fields.push(("retry-after", seconds.to_string()));
         }
         if let Some(allow) = &self.0.allow {
-            response.insert_header((header::ALLOW, allow.as_str()));
+            fields.push(("allow", allow.clone()));
         }
         if self.0.status == StatusCode::UNAUTHORIZED {
-            response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+            fields.push(("www-authenticate", "Bearer".to_owned()));
         }
-        response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
-        response.json(ErrorBody {
+        fields
+    }
+
+    fn document(&self, id: &RequestId) -> ErrorBody {
+        ErrorBody {
             success: false,
             error: self.0.error.clone(),
             code: self.0.code,
@@ -180,13 +183,21 @@ impl Problem {
             details: self.0.details.clone(),
             request_id: id.as_str().to_owned(),
             timestamp: time::now(),
-        })
+        }
+    }
+
+    /// The answer, with the request's id in it.
+    pub fn answer(&self, req: &HttpRequest) -> HttpResponse {
+        let mut response = HttpResponse::build(self.0.status);
+        for field in self.fields() {
+            response.insert_header(field);
+        }
+        response.json(self.document(&surface::request_id(req)))
     }
 
     /// A small plain page with the same facts, for browsers on a Worker's host.
-    fn page(&self, req: &HttpRequest) -> HttpResponse {
-        let id = RequestId::of(req);
-        let body = format!(
+    fn page(&self, id: &RequestId) -> String {
+        format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{error}</title>\
              <style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:34rem;padding:0 1rem}}\
              small{{color:#666}}</style><h1>{error}</h1><p>{message}</p><p><small>{status} {code} · request {id}</small></p></html>",
@@ -195,21 +206,28 @@ impl Problem {
             status = self.0.status.as_u16(),
             code = self.0.code,
             id = id.as_str(),
-        );
-        HttpResponse::build(self.0.status)
-            .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
-            .content_type("text/html; charset=utf-8")
-            .body(body)
+        )
     }
 }
 
 /// Why the edge refused a request, as an answer: a page for browsers, JSON for programs.
-pub fn refuse(req: &HttpRequest, refusal: EdgeRefusal) -> HttpResponse {
+pub fn refuse(id: &RequestId, wants_page: bool, refusal: EdgeRefusal) -> http::Response<Bytes> {
     let problem = Problem::from(refusal);
-    let accept = req.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let mut response = if accept.contains("text/html") { problem.page(req) } else { problem.answer(req) };
-    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
-    response
+    let (media_type, body) = if wants_page {
+        ("text/html; charset=utf-8", problem.page(id).into_bytes())
+    } else {
+        // A struct of texts and numbers always becomes JSON.
+        ("application/json", serde_json::to_vec(&problem.document(id)).unwrap_or_default())
+    };
+    let mut response = http::Response::builder()
+        .status(problem.0.status.as_u16())
+        .header("content-type", media_type)
+        .header("vary", "Accept");
+    for (name, value) in problem.fields() {
+        response = response.header(name, value);
+    }
+    // Names, numbers and our own words are valid header values.
+    response.body(body.into()).unwrap_or_default()
 }
 
 fn escape(text: &str) -> String {
@@ -251,8 +269,42 @@ impl From<EdgeRefusal> for Problem {
                 Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Not found", "This site has no such page.")
             }
             EdgeRefusal::MethodNotAllowed => Self::method_not_allowed("GET, HEAD"),
-            EdgeRefusal::HeaderTooLarge { limit_bytes } => Self::header_too_large(limit_bytes),
-            EdgeRefusal::Overloaded => Self::overloaded(text),
+            EdgeRefusal::Malformed(BadRequest::TooLarge { limit_bytes }) => {
+                Self::header_too_large(limit_bytes)
+            }
+            EdgeRefusal::Malformed(bad) => {
+                Self::invalid_request(format!("The request can't be read without doubt: {bad}."))
+            }
+            EdgeRefusal::WorkerNotNamed => Self::new(
+                StatusCode::BAD_REQUEST,
+                "MISSING_WORKER_NAME",
+                "Missing worker parameter",
+                "Name the Worker: /dispatch?worker=NAME, or /dispatch/NAME/PATH.",
+            ),
+            EdgeRefusal::WorkerNamedTwice => Self::invalid_request("Name one Worker only in the query."),
+            EdgeRefusal::ServiceWorkerRefused => {
+                Self::forbidden("Install a service worker from the Worker's own host, not from here.")
+            }
+            EdgeRefusal::MethodRefused => {
+                Self::method_not_allowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+            }
+            EdgeRefusal::BodyTooLarge { limit_bytes } => {
+                Self::too_large(format!("Send at most {limit_bytes} bytes to a Worker."))
+            }
+            EdgeRefusal::RateLimited { after_seconds } => Self::rate_limited(after_seconds),
+            EdgeRefusal::Overloaded | EdgeRefusal::Saturated => Self::overloaded(text),
+            EdgeRefusal::WorkerUnreachable => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "WORKER_FETCH_FAILED",
+                "Service temporarily unavailable",
+                "The Worker's origin could not be reached; try again shortly.",
+            ),
+            EdgeRefusal::WorkerTimeout => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "WORKER_TIMEOUT",
+                "Worker timed out",
+                "The Worker's origin did not answer in time; try again shortly.",
+            ),
             EdgeRefusal::ReadFailed => Self::new(
                 StatusCode::BAD_GATEWAY,
                 "WORKER_FETCH_FAILED",

@@ -3,21 +3,43 @@
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpRequest, HttpResponse, Resource, Route, web};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, Resource, Route, web};
 
 use super::body;
-use super::edge::{RequestId, request_id};
+use super::edge::RequestId;
 use super::problem::Problem;
+
+/// The header's name, as this framework's own type wants it.
+const ID: &str = "x-request-id";
+
+/// The id of this request: the remembered one, a valid incoming one, or a new one.
+/// Without [`remember`] a second call may make a second id.
+pub fn request_id(req: &HttpRequest) -> RequestId {
+    let known = req.extensions().get::<RequestId>().cloned();
+    known.unwrap_or_else(|| RequestId::accept(req.headers().get(ID).map(HeaderValue::as_bytes)))
+}
+
+/// Settles the id, so that every part that asks gets the same.
+fn remember(req: &HttpRequest) -> RequestId {
+    let id = request_id(req);
+    req.extensions_mut().insert(id.clone());
+    id
+}
+
+fn value(id: &RequestId) -> HeaderValue {
+    // Short words of letters, digits and a few signs only.
+    HeaderValue::from_str(id.as_str()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
 
 /// Wraps the control surface.
 pub async fn wrap(
     mut req: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let id = RequestId::remember(req.request());
+    let id = remember(req.request());
     let started = std::time::Instant::now();
     let (method, path) = (req.method().clone(), req.path().to_owned());
     let answered = match refuse_early(&req) {
@@ -33,7 +55,7 @@ pub async fn wrap(
     let status = response.status().as_u16();
     tracing::debug!(request.id = %id.as_str(), method = %method, path = %path, status, took_us = started.elapsed().as_micros(), "answered");
     let headers = response.headers_mut();
-    headers.insert(request_id::NAME, id.into_value());
+    headers.insert(HeaderName::from_static(ID), value(&id));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     Ok(response)
 }
@@ -80,9 +102,9 @@ fn foreign(status: StatusCode) -> Problem {
 
 /// What no scope takes because its target is no path, such as `OPTIONS *`.
 pub async fn pathless(req: HttpRequest) -> HttpResponse {
-    let id = RequestId::remember(&req);
+    let id = remember(&req);
     let mut response = Problem::not_found().answer(&req);
-    response.headers_mut().insert(request_id::NAME, id.into_value());
+    response.headers_mut().insert(HeaderName::from_static(ID), value(&id));
     response
 }
 

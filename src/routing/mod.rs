@@ -1,4 +1,4 @@
-//! Owns the way from a host to a version: the rules of hosts and the immutable tables. HOT: every request passes here.
+//! Owns the way from a host to a version: the rules of hosts and the tables, a slot for each Worker. HOT: every request passes here.
 //! Never writes a table by itself, never waits, and knows no actor, store, queue, control or HTTP framework.
 
 pub mod host;
@@ -7,5 +7,5 @@ pub mod refusal;
 pub mod tables;
 
 pub use host::{HostClass, HostRules};
-pub use refusal::EdgeRefusal;
-pub use tables::{CustomHost, HostTable, Resolved, Tables, WorkerRoute, WorkerTable};
+pub use refusal::{BadRequest, EdgeRefusal};
+pub use tables::{Counts, CustomHost, Live, Published, Resolved, Slot, Split, Tables, Target, WorkerRoute};

@@ -1,73 +1,112 @@
-//! Owns the two immutable tables that requests are routed by, and their exchange while requests read them.
-//! Never waits: a reader takes the table of that moment, a writer puts the next one beside it.
+//! Owns the tables that requests are routed by, and their change while requests read them.
+//! Never waits and never copies a table: each Worker and each host has a slot of its own, so a change costs the same
+//! whether ten names are known or a million.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
+use papaya::HashMap;
 
 use crate::domain::worker_name::looks_like_preview;
 use crate::routing::host::{HostClass, HostRules};
 use crate::routing::refusal::EdgeRefusal;
 use crate::runtime::SiteVersion;
 
-/// One Worker and what it serves now.
+/// One Worker and what it serves now. Immutable; a change puts another one into the Worker's slot.
 #[derive(Debug, Clone)]
 pub struct WorkerRoute {
     pub worker: Arc<str>,
     pub org_id: Box<str>,
     pub project_id: Box<str>,
-    /// `None` until the first deployment went live.
-    pub live: Option<Arc<SiteVersion>>,
+    pub live: Live,
+    /// The epoch of the change that made this route.
+    pub epoch: u64,
 }
 
-/// All Workers; written by `WorkerRegistry` alone.
-#[derive(Debug, Default)]
-pub struct WorkerTable {
-    /// Grows with every change of the routes, the same on every node.
-    pub epoch: u64,
-    /// By Worker name.
-    pub live: HashMap<Box<str>, Arc<WorkerRoute>>,
-    /// By preview label, whole.
-    pub previews: HashMap<Box<str>, Arc<SiteVersion>>,
+/// What answers for a Worker.
+#[derive(Debug, Clone)]
+pub enum Live {
+    /// The first deployment has not gone live yet.
+    Nothing,
+    Site(Arc<SiteVersion>),
+    /// Two versions at once.
+    Split(Arc<Split>),
+}
+
+/// Two versions that share a Worker's clients.
+#[derive(Debug)]
+pub struct Split {
+    pub live: Arc<SiteVersion>,
+    pub other: Arc<SiteVersion>,
+    /// Of a hundred clients, so many get `other`.
+    pub percent: u8,
+}
+
+/// The place of one Worker. Custom domains point at it, so that a switch needs no second change.
+#[derive(Debug)]
+pub struct Slot(ArcSwap<WorkerRoute>);
+
+impl Slot {
+    /// What the Worker serves at this moment.
+    pub fn route(&self) -> Arc<WorkerRoute> {
+        self.0.load_full()
+    }
 }
 
 /// What a proved custom domain leads to. Domains that are pending or failed are not in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CustomHost {
     Worker(Arc<str>),
+    /// To another domain of the same project, such as `www` to the bare name.
+    Redirect(Arc<str>),
     /// The project is switched off.
     Inactive,
 }
 
-/// All custom domains; written by `DomainResolver` alone.
-#[derive(Debug, Default)]
-pub struct HostTable {
-    pub epoch: u64,
-    /// By host in its stored form.
-    pub hosts: HashMap<Box<str>, CustomHost>,
+#[derive(Debug)]
+enum CustomEntry {
+    /// The Worker is known: its slot.
+    Slot(Arc<Slot>),
+    Redirect(Arc<str>),
+    /// The project is switched off, or has no Worker in the table yet.
+    Inactive,
 }
 
-/// Whether a table took its place.
+/// Whether a route took its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     Current,
-    /// A newer epoch is in place already; this table was dropped.
+    /// A newer one is in place already; this one was dropped.
     Outdated,
 }
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    pub version: Arc<SiteVersion>,
+    pub target: Target,
     pub epoch: u64,
 }
 
-/// Both tables as the requests of this process see them; empty until the first one was published.
+/// What was found behind a host.
+#[derive(Debug, Clone)]
+pub enum Target {
+    Worker(Arc<WorkerRoute>),
+    Preview(Arc<SiteVersion>),
+    /// The host alone moves: scheme, path and query stay.
+    Redirect(Arc<str>),
+}
+
+/// The tables as the requests of this process see them.
 #[derive(Debug, Default)]
 pub struct Tables {
-    workers: ArcSwapOption<WorkerTable>,
-    hosts: ArcSwapOption<HostTable>,
+    workers: HashMap<Box<str>, Arc<Slot>>,
+    previews: HashMap<Box<str>, Arc<SiteVersion>>,
+    hosts: HashMap<Box<str>, CustomEntry>,
+    /// Grows with every change of the routes, the same on every node.
+    epoch: AtomicU64,
+    workers_loaded: AtomicBool,
+    hosts_loaded: AtomicBool,
 }
 
 impl Tables {
@@ -75,35 +114,98 @@ impl Tables {
         Tables::default()
     }
 
-    /// Puts a table in place. An older epoch never replaces a newer one, whoever sends it how late.
-    pub fn publish_workers(&self, table: WorkerTable) -> Published {
-        let epoch = table.epoch;
-        publish(&self.workers, table, |current| current.epoch > epoch)
+    /// Puts a Worker's route in place, for every thread at once. An older change never replaces a newer one,
+    /// whoever sends it how late.
+    pub fn publish_worker(&self, route: WorkerRoute) -> Published {
+        let (name, epoch, route) = (Arc::clone(&route.worker), route.epoch, Arc::new(route));
+        let workers = self.workers.pin();
+        let fresh = || Arc::new(Slot(ArcSwap::from(Arc::clone(&route))));
+        let slot = workers.get_or_insert_with((&*name).into(), fresh);
+        // An insertion that was ours has put the route in place already; doing it again changes nothing.
+        let previous = slot
+            .0
+            .rcu(|current| if current.epoch > epoch { Arc::clone(current) } else { Arc::clone(&route) });
+        if previous.epoch > epoch { Published::Outdated } else { Published::Current }
     }
 
-    /// As [`Tables::publish_workers`], for custom domains.
-    pub fn publish_hosts(&self, table: HostTable) -> Published {
-        let epoch = table.epoch;
-        publish(&self.hosts, table, |current| current.epoch > epoch)
+    pub fn publish_preview(&self, label: &str, version: Arc<SiteVersion>) {
+        self.previews.pin().insert(label.into(), version);
     }
 
-    /// The table of this moment, to build the next one from. `None` before the first.
-    pub fn workers(&self) -> Option<Arc<WorkerTable>> {
-        self.workers.load_full()
+    pub fn remove_preview(&self, label: &str) {
+        self.previews.pin().remove(label);
     }
 
-    pub fn hosts(&self) -> Option<Arc<HostTable>> {
-        self.hosts.load_full()
+    /// Drops the Workers and previews that a whole reading of the record did not name.
+    pub fn retain_workers(&self, worker: impl Fn(&str) -> bool, preview: impl Fn(&str) -> bool) {
+        self.workers.pin().retain(|name, _| worker(name));
+        self.previews.pin().retain(|label, _| preview(label));
+    }
+
+    /// The route of this moment, to build the next one from.
+    pub fn worker(&self, name: &str) -> Option<Arc<WorkerRoute>> {
+        self.workers.pin().get(name).map(|slot| slot.route())
+    }
+
+    pub fn has_preview(&self, label: &str) -> bool {
+        self.previews.pin().contains_key(label)
+    }
+
+    /// What was published up to here makes this epoch. It never goes back.
+    pub fn workers_are_at(&self, epoch: u64) {
+        self.epoch.fetch_max(epoch, Ordering::AcqRel);
+        self.workers_loaded.store(true, Ordering::Release);
+    }
+
+    /// Puts a custom domain in place. A Worker that the table does not know yet counts as inactive until the
+    /// domain is published again.
+    pub fn publish_host(&self, host: &str, to: &CustomHost) {
+        let entry = match to {
+            CustomHost::Worker(worker) => match self.workers.pin().get(&**worker) {
+                Some(slot) => CustomEntry::Slot(Arc::clone(slot)),
+                None => CustomEntry::Inactive,
+            },
+            CustomHost::Redirect(target) => CustomEntry::Redirect(Arc::clone(target)),
+            CustomHost::Inactive => CustomEntry::Inactive,
+        };
+        self.hosts.pin().insert(host.into(), entry);
+    }
+
+    /// Whether a domain that leads to `worker` has its slot: false where the Worker came after the domain.
+    pub fn host_leads_to(&self, host: &str, worker: &str) -> bool {
+        match (self.hosts.pin().get(host), self.workers.pin().get(worker)) {
+            (Some(CustomEntry::Slot(held)), Some(slot)) => Arc::ptr_eq(held, slot),
+            (Some(CustomEntry::Inactive), None) => true,
+            _ => false,
+        }
+    }
+
+    pub fn remove_host(&self, host: &str) {
+        self.hosts.pin().remove(host);
+    }
+
+    /// Drops the domains that a whole reading of the record did not name.
+    pub fn retain_hosts(&self, host: impl Fn(&str) -> bool) {
+        self.hosts.pin().retain(|name, _| host(name));
+    }
+
+    pub fn hosts_are_loaded(&self) {
+        self.hosts_loaded.store(true, Ordering::Release);
     }
 
     /// Half of `/readyz`: both tables were loaded once.
     pub fn is_loaded(&self) -> bool {
-        self.workers.load().is_some() && self.hosts.load().is_some()
+        self.workers_loaded.load(Ordering::Acquire) && self.hosts_loaded.load(Ordering::Acquire)
     }
 
     /// The epoch of the Worker table; 0 before the first.
     pub fn epoch(&self) -> u64 {
-        self.workers.load().as_ref().map_or(0, |table| table.epoch)
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// How many Workers, previews and custom domains are known.
+    pub fn counts(&self) -> Counts {
+        Counts { workers: self.workers.len(), previews: self.previews.len(), hosts: self.hosts.len() }
     }
 
     pub fn resolve(&self, rules: &HostRules, host: &HostClass<'_>) -> Result<Resolved, EdgeRefusal> {
@@ -115,76 +217,78 @@ impl Tables {
         }
     }
 
-    fn resolve_label(&self, rules: &HostRules, label: &str) -> Result<Resolved, EdgeRefusal> {
-        let guard = self.workers.load();
-        let table = guard.as_ref().ok_or(EdgeRefusal::TableNotLoaded)?;
-        if let Some(route) = table.live.get(label) {
-            let version = route.live.clone().ok_or(EdgeRefusal::WorkerNotFound)?;
-            return Ok(Resolved { version, epoch: table.epoch });
+    /// `label` is a Worker's name or a preview's label.
+    pub fn resolve_label(&self, rules: &HostRules, label: &str) -> Result<Resolved, EdgeRefusal> {
+        if !self.workers_loaded.load(Ordering::Acquire) {
+            return Err(EdgeRefusal::TableNotLoaded);
+        }
+        // Read first: what is published after it may be newer than this epoch, never older.
+        let epoch = self.epoch();
+        if let Some(slot) = self.workers.pin().get(label) {
+            let route = slot.route();
+            return match route.live {
+                Live::Nothing => Err(EdgeRefusal::WorkerNotFound),
+                _ => Ok(Resolved { epoch: epoch.max(route.epoch), target: Target::Worker(route) }),
+            };
         }
         // No Worker can have such a name, so a miss here is a preview that is gone.
         if looks_like_preview(label) {
-            let version = table.previews.get(label).cloned().ok_or(EdgeRefusal::DeploymentNotFound)?;
-            return Ok(Resolved { version, epoch: table.epoch });
+            let version = self.previews.pin().get(label).cloned().ok_or(EdgeRefusal::DeploymentNotFound)?;
+            return Ok(Resolved { target: Target::Preview(version), epoch });
         }
         Err(rules.unknown_worker(label))
     }
 
     fn resolve_custom(&self, host: &str) -> Result<Resolved, EdgeRefusal> {
-        let hosts = self.hosts.load();
-        let hosts = hosts.as_ref().ok_or(EdgeRefusal::TableNotLoaded)?;
-        match hosts.hosts.get(host) {
+        if !self.is_loaded() {
+            return Err(EdgeRefusal::TableNotLoaded);
+        }
+        let epoch = self.epoch();
+        let hosts = self.hosts.pin();
+        match hosts.get(host) {
             None => Err(EdgeRefusal::CustomDomainNotFound),
-            Some(CustomHost::Inactive) => Err(EdgeRefusal::CustomDomainInvalid),
-            Some(CustomHost::Worker(worker)) => {
-                let workers = self.workers.load();
-                let table = workers.as_ref().ok_or(EdgeRefusal::TableNotLoaded)?;
-                let version = table.live.get(&**worker).and_then(|route| route.live.clone());
-                let version = version.ok_or(EdgeRefusal::CustomDomainInvalid)?;
-                Ok(Resolved { version, epoch: table.epoch })
+            Some(CustomEntry::Inactive) => Err(EdgeRefusal::CustomDomainInvalid),
+            Some(CustomEntry::Redirect(to)) => {
+                Ok(Resolved { target: Target::Redirect(Arc::clone(to)), epoch })
+            }
+            Some(CustomEntry::Slot(slot)) => {
+                let route = slot.route();
+                match route.live {
+                    Live::Nothing => Err(EdgeRefusal::CustomDomainInvalid),
+                    _ => Ok(Resolved { epoch: epoch.max(route.epoch), target: Target::Worker(route) }),
+                }
             }
         }
     }
 }
 
-fn publish<T>(slot: &ArcSwapOption<T>, table: T, is_newer: impl Fn(&T) -> bool) -> Published {
-    let next = Some(Arc::new(table));
-    loop {
-        let current = slot.load();
-        if current.as_ref().is_some_and(|current| is_newer(current)) {
-            return Published::Outdated;
-        }
-        // Ends: only a publish that took its place at this very moment sends us round again.
-        let previous = slot.compare_and_swap(&*current, next.clone());
-        let unchanged = match (previous.as_ref(), current.as_ref()) {
-            (None, None) => true,
-            (Some(previous), Some(current)) => Arc::ptr_eq(previous, current),
-            _ => false,
-        };
-        if unchanged {
-            return Published::Current;
-        }
-    }
+/// Sizes of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub workers: usize,
+    pub previews: usize,
+    pub hosts: usize,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::{Manifest, SiteVersion};
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn version(id: &str) -> Arc<SiteVersion> {
         let manifest = Manifest { version: 1, files: vec![], pack_digest: "00".repeat(32), pack_size: 0 };
         Arc::new(SiteVersion::new(id, "blog".into(), "/nowhere".into(), 0, &manifest).unwrap())
     }
 
-    fn table(epoch: u64, live: Option<Arc<SiteVersion>>) -> WorkerTable {
-        let route = WorkerRoute { worker: "blog".into(), org_id: "o".into(), project_id: "p".into(), live };
-        WorkerTable {
-            epoch,
-            live: HashMap::from([("blog".into(), Arc::new(route))]),
-            previews: HashMap::from([("0123456789ab--blog".into(), version("preview"))]),
-        }
+    fn route(epoch: u64, live: Option<Arc<SiteVersion>>) -> WorkerRoute {
+        let live = live.map_or(Live::Nothing, Live::Site);
+        WorkerRoute { worker: "blog".into(), org_id: "o".into(), project_id: "p".into(), live, epoch }
+    }
+
+    fn publish(tables: &Tables, epoch: u64, live: Option<Arc<SiteVersion>>) -> Published {
+        let published = tables.publish_worker(route(epoch, live));
+        tables.workers_are_at(epoch);
+        published
     }
 
     fn rules() -> HostRules {
@@ -194,7 +298,14 @@ mod tests {
     fn ask(tables: &Tables, host: &str) -> Result<String, EdgeRefusal> {
         let rules = rules();
         let resolved = tables.resolve(&rules, &rules.classify(host)?)?;
-        Ok(resolved.version.id().to_owned())
+        Ok(match resolved.target {
+            Target::Worker(route) => match &route.live {
+                Live::Site(version) => version.id().to_owned(),
+                other => format!("{other:?}"),
+            },
+            Target::Preview(version) => version.id().to_owned(),
+            Target::Redirect(to) => format!("-> {to}"),
+        })
     }
 
     #[test]
@@ -202,44 +313,71 @@ mod tests {
         let tables = Tables::new();
         assert_eq!(ask(&tables, "blog.libra.localhost"), Err(EdgeRefusal::TableNotLoaded));
         assert_eq!(ask(&tables, "www.example.com"), Err(EdgeRefusal::TableNotLoaded));
-        tables.publish_workers(table(1, Some(version("one"))));
-        let host = |name: &str, to| (name.into(), to);
-        tables.publish_hosts(HostTable {
-            epoch: 1,
-            hosts: HashMap::from([
-                host("www.example.com", CustomHost::Worker("blog".into())),
-                host("off.example.com", CustomHost::Inactive),
-                host("empty.example.com", CustomHost::Worker("nobody".into())),
-            ]),
-        });
+        publish(&tables, 1, Some(version("one")));
+        tables.publish_preview("0123456789ab--blog", version("preview"));
+        tables.publish_host("www.example.com", &CustomHost::Worker("blog".into()));
+        tables.publish_host("example.com", &CustomHost::Redirect("www.example.com".into()));
+        tables.publish_host("off.example.com", &CustomHost::Inactive);
+        tables.publish_host("empty.example.com", &CustomHost::Worker("nobody".into()));
+        assert_eq!(ask(&tables, "www.example.com"), Err(EdgeRefusal::TableNotLoaded));
+        tables.hosts_are_loaded();
         assert!(tables.is_loaded());
         assert_eq!(ask(&tables, "Blog.libra.localhost:3008"), Ok("one".to_owned()));
         assert_eq!(ask(&tables, "0123456789ab--blog.libra.localhost"), Ok("preview".to_owned()));
         assert_eq!(ask(&tables, "WWW.example.com"), Ok("one".to_owned()));
+        assert_eq!(ask(&tables, "example.com."), Ok("-> www.example.com".to_owned()));
         assert_eq!(ask(&tables, "1123456789ab--blog.libra.localhost"), Err(EdgeRefusal::DeploymentNotFound));
         assert_eq!(ask(&tables, "shop.libra.localhost"), Err(EdgeRefusal::WorkerNotFound));
         assert_eq!(ask(&tables, "off.example.com"), Err(EdgeRefusal::CustomDomainInvalid));
         assert_eq!(ask(&tables, "empty.example.com"), Err(EdgeRefusal::CustomDomainInvalid));
         assert_eq!(ask(&tables, "other.example.com"), Err(EdgeRefusal::CustomDomainNotFound));
-        tables.publish_workers(table(2, None));
+        publish(&tables, 2, None);
         assert_eq!(ask(&tables, "blog.libra.localhost"), Err(EdgeRefusal::WorkerNotFound));
+        assert_eq!(ask(&tables, "www.example.com"), Err(EdgeRefusal::CustomDomainInvalid));
     }
 
     #[test]
-    fn an_older_epoch_never_replaces_a_newer_one() {
+    fn a_domain_follows_its_workers_switches_without_being_published_again() {
         let tables = Tables::new();
-        assert_eq!(tables.publish_workers(table(7, Some(version("seven")))), Published::Current);
-        assert_eq!(tables.publish_workers(table(6, Some(version("six")))), Published::Outdated);
+        tables.publish_host("www.example.com", &CustomHost::Worker("blog".into()));
+        publish(&tables, 1, Some(version("one")));
+        tables.hosts_are_loaded();
+        assert!(!tables.host_leads_to("www.example.com", "blog"), "the Worker came after the domain");
+        tables.publish_host("www.example.com", &CustomHost::Worker("blog".into()));
+        assert!(tables.host_leads_to("www.example.com", "blog"));
+        publish(&tables, 2, Some(version("two")));
+        assert_eq!(ask(&tables, "www.example.com"), Ok("two".to_owned()));
+        tables.remove_host("www.example.com");
+        assert_eq!(ask(&tables, "www.example.com"), Err(EdgeRefusal::CustomDomainNotFound));
+    }
+
+    #[test]
+    fn an_older_change_never_replaces_a_newer_one() {
+        let tables = Tables::new();
+        assert_eq!(publish(&tables, 7, Some(version("seven"))), Published::Current);
+        assert_eq!(publish(&tables, 6, Some(version("six"))), Published::Outdated);
         assert_eq!(ask(&tables, "blog.libra.localhost"), Ok("seven".to_owned()));
-        assert_eq!(tables.publish_workers(table(7, Some(version("again")))), Published::Current);
+        assert_eq!(publish(&tables, 7, Some(version("again"))), Published::Current);
         assert_eq!(tables.epoch(), 7);
+    }
+
+    #[test]
+    fn what_a_whole_reading_does_not_name_is_gone() {
+        let tables = Tables::new();
+        publish(&tables, 1, Some(version("one")));
+        tables.publish_preview("0123456789ab--blog", version("kept"));
+        tables.publish_preview("1123456789ab--blog", version("gone"));
+        tables.retain_workers(|name| name != "blog", |label| label.starts_with('0'));
+        assert_eq!(ask(&tables, "blog.libra.localhost"), Err(EdgeRefusal::WorkerNotFound));
+        assert_eq!(ask(&tables, "1123456789ab--blog.libra.localhost"), Err(EdgeRefusal::DeploymentNotFound));
+        assert_eq!(tables.counts(), Counts { workers: 0, previews: 1, hosts: 0 });
     }
 
     #[test]
     fn ten_thousand_switches_fail_no_request_and_never_go_back() {
         let tables = Tables::new();
         let versions: Vec<_> = (0..100).map(|at| version(&format!("{at}"))).collect();
-        tables.publish_workers(table(0, Some(versions[0].clone())));
+        publish(&tables, 0, Some(versions[0].clone()));
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
@@ -248,14 +386,16 @@ mod tests {
                     let class = rules.classify("blog.libra.localhost").unwrap();
                     let resolved = tables.resolve(&rules, &class).unwrap();
                     assert!(resolved.epoch >= last, "went back from {last} to {}", resolved.epoch);
-                    assert_eq!(resolved.version.id(), (resolved.epoch % 100).to_string());
+                    let Target::Worker(route) = &resolved.target else { panic!("{resolved:?}") };
+                    let Live::Site(version) = &route.live else { panic!("{route:?}") };
+                    assert_eq!(version.id(), (route.epoch % 100).to_string());
                     last = resolved.epoch;
                     reads += 1;
                 }
                 reads
             });
             for epoch in 1..=10_000u64 {
-                tables.publish_workers(table(epoch, Some(versions[(epoch % 100) as usize].clone())));
+                publish(&tables, epoch, Some(versions[(epoch % 100) as usize].clone()));
             }
             done.store(true, Ordering::Release);
             assert!(reader.join().unwrap() > 0);

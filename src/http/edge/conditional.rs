@@ -3,12 +3,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use actix_web::http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap};
 
 /// Whether the answer is 304. `etag` has its quotes; `created_at_seconds` is Unix time.
 pub fn is_unchanged(headers: &HeaderMap, etag: &[u8], created_at_seconds: u64) -> bool {
     if headers.contains_key(header::IF_NONE_MATCH) {
-        let mut lines = headers.get_all(header::IF_NONE_MATCH);
+        let mut lines = headers.get_all(header::IF_NONE_MATCH).iter();
         return lines.any(|line| list_contains(line.as_bytes(), etag));
     }
     let since = headers.get(header::IF_MODIFIED_SINCE).and_then(|value| value.to_str().ok());
@@ -47,7 +47,7 @@ fn list_contains(list: &[u8], etag: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::http::header::HeaderValue;
+    use http::header::HeaderValue;
 
     fn unchanged(name: header::HeaderName, value: &str) -> bool {
         let mut headers = HeaderMap::new();

@@ -1,8 +1,8 @@
 //! Owns the headers that describe a file: type, encoding, tag, how long it may be kept.
 //! Never reads a body, and never lets a file be kept for ever unless its name changes with its content.
 
-use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
 
 use crate::runtime::{Encoding, File, media_type};
 

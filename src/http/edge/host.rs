@@ -3,14 +3,11 @@
 
 use std::net::IpAddr;
 
-use actix_web::dev::RequestHead;
-use actix_web::guard::GuardContext;
-use actix_web::http::header::{self, HeaderName};
-use actix_web::web::Data;
+use http::header::{self, HeaderMap, HeaderName};
+use http::request::Parts;
 use ipnet::IpNet;
 
-use crate::http::edge::EdgeState;
-use crate::routing::{EdgeRefusal, HostClass};
+use crate::routing::EdgeRefusal;
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -40,15 +37,13 @@ impl TrustedProxies {
 }
 
 /// The authority that the client meant: exactly one, from the request target, from `Host`, or from a trusted proxy.
-pub fn authority<'r>(head: &'r RequestHead, trusted: &TrustedProxies) -> Result<&'r str, EdgeRefusal> {
-    let headers = head.headers();
-    if headers.contains_key(FORWARDED_HOST) && head.peer_addr.is_some_and(|peer| trusted.contains(peer.ip()))
-    {
+pub fn authority<'r>(head: &'r Parts, from_trusted: bool) -> Result<&'r str, EdgeRefusal> {
+    if from_trusted && head.headers.contains_key(FORWARDED_HOST) {
         // Several proxies that each add a value leave no way to tell which one was ours.
-        let forwarded = only_value(head, &FORWARDED_HOST)?.ok_or(EdgeRefusal::InvalidHost)?;
+        let forwarded = only_value(&head.headers, &FORWARDED_HOST)?.ok_or(EdgeRefusal::InvalidHost)?;
         return if forwarded.contains(',') { Err(EdgeRefusal::InvalidHost) } else { Ok(forwarded) };
     }
-    let host = only_value(head, &header::HOST)?;
+    let host = only_value(&head.headers, &header::HOST)?;
     let target = head.uri.authority().map(|authority| authority.as_str());
     match (target, host) {
         (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => Err(EdgeRefusal::InvalidHost),
@@ -58,20 +53,8 @@ pub fn authority<'r>(head: &'r RequestHead, trusted: &TrustedProxies) -> Result<
     }
 }
 
-/// Guard of the routes that exist on platform hosts only. Needs `Data<EdgeState>` in the app.
-pub fn is_platform_host(context: &GuardContext<'_>) -> bool {
-    let Some(state) = context.app_data::<Data<EdgeState>>() else { return false };
-    let class = authority(context.head(), &state.trusted_proxies).and_then(|host| state.rules.classify(host));
-    matches!(class, Ok(HostClass::Platform))
-}
-
-/// Guard of the edge: every other host, also a missing or malformed one, which the edge refuses.
-pub fn is_worker_host(context: &GuardContext<'_>) -> bool {
-    !is_platform_host(context)
-}
-
-fn only_value<'r>(head: &'r RequestHead, name: &HeaderName) -> Result<Option<&'r str>, EdgeRefusal> {
-    let mut values = head.headers().get_all(name);
+fn only_value<'r>(headers: &'r HeaderMap, name: &HeaderName) -> Result<Option<&'r str>, EdgeRefusal> {
+    let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(EdgeRefusal::InvalidHost);
@@ -83,41 +66,41 @@ fn only_value<'r>(head: &'r RequestHead, name: &HeaderName) -> Result<Option<&'r
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::test::TestRequest;
 
-    fn asked(req: TestRequest) -> Result<String, EdgeRefusal> {
-        let trusted = TrustedProxies::parse(&["10.0.0.0/8".to_owned(), "::1".to_owned()]).unwrap();
-        let req = req.to_http_request();
-        authority(req.head(), &trusted).map(str::to_owned)
-    }
-
-    fn with(headers: &[(&'static str, &'static str)]) -> TestRequest {
-        headers.iter().fold(TestRequest::default(), |req, header| req.append_header(*header))
+    fn asked(uri: &str, headers: &[(&str, &str)], from_trusted: bool) -> Result<String, EdgeRefusal> {
+        let request = headers.iter().fold(http::Request::get(uri), |r, (n, v)| r.header(*n, *v));
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        authority(&head, from_trusted).map(str::to_owned)
     }
 
     #[test]
     fn one_host_counts_and_contradictions_are_refused() {
-        assert_eq!(asked(with(&[("host", "a.example:80")])), Ok("a.example:80".to_owned()));
+        assert_eq!(asked("/", &[("host", "a.example:80")], false), Ok("a.example:80".to_owned()));
         for headers in
             [&[][..], &[("host", "a"), ("host", "b")], &[("host", "a"), ("host", "a")], &[("host", "")]]
         {
-            assert_eq!(asked(with(headers)), Err(EdgeRefusal::InvalidHost), "{headers:?}");
+            assert_eq!(asked("/", headers, false), Err(EdgeRefusal::InvalidHost), "{headers:?}");
         }
-        let absolute = |host| with(&[("host", host)]).uri("http://a.example/x");
-        assert_eq!(asked(absolute("a.example")), Ok("a.example".to_owned()));
-        assert_eq!(asked(absolute("b.example")), Err(EdgeRefusal::InvalidHost));
+        let absolute = |host| asked("http://a.example/x", &[("host", host)], false);
+        assert_eq!(absolute("a.example"), Ok("a.example".to_owned()));
+        assert_eq!(absolute("b.example"), Err(EdgeRefusal::InvalidHost));
     }
 
     #[test]
     fn a_forwarded_host_counts_from_a_trusted_proxy_only() {
-        let forwarded = || with(&[("host", "inner"), ("x-forwarded-host", "outer")]);
-        let peer = |text: &str| text.parse().unwrap();
-        assert_eq!(asked(forwarded()), Ok("inner".to_owned()));
-        assert_eq!(asked(forwarded().peer_addr(peer("192.0.2.1:9"))), Ok("inner".to_owned()));
-        assert_eq!(asked(forwarded().peer_addr(peer("10.1.2.3:9"))), Ok("outer".to_owned()));
-        assert_eq!(asked(forwarded().peer_addr(peer("[::ffff:10.1.2.3]:9"))), Ok("outer".to_owned()));
-        let two = with(&[("host", "inner"), ("x-forwarded-host", "a, b")]).peer_addr(peer("[::1]:9"));
-        assert_eq!(asked(two), Err(EdgeRefusal::InvalidHost));
+        let forwarded = &[("host", "inner"), ("x-forwarded-host", "outer")][..];
+        assert_eq!(asked("/", forwarded, false), Ok("inner".to_owned()));
+        assert_eq!(asked("/", forwarded, true), Ok("outer".to_owned()));
+        let two = &[("host", "inner"), ("x-forwarded-host", "a, b")][..];
+        assert_eq!(asked("/", two, true), Err(EdgeRefusal::InvalidHost));
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_networks() {
+        let trusted = TrustedProxies::parse(&["10.0.0.0/8".to_owned(), "::1".to_owned()]).unwrap();
+        let contains = |peer: &str| trusted.contains(peer.parse().unwrap());
+        assert!(contains("10.1.2.3") && contains("::ffff:10.1.2.3") && contains("::1"));
+        assert!(!contains("192.0.2.1") && !contains("::2"));
         assert_eq!(TrustedProxies::parse(&["proxy".to_owned()]).unwrap_err().0, "proxy");
     }
 }

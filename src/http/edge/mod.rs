@@ -1,36 +1,42 @@
-//! Owns answering requests on hosts that are not the platform's: Workers, previews, custom domains. HOT.
+//! Owns answering requests that belong to Workers: by subdomain, custom domain, path and query. HOT.
 //! Never names actors, store, queue or control, and writes no error by itself: refusals go to the function it was given.
 
+pub mod body;
+pub mod client;
 pub mod conditional;
 pub mod describe;
+pub mod dispatch;
 pub mod host;
+pub mod isolate;
 pub mod negotiate;
 pub mod range;
 pub mod request_id;
 mod site;
-mod sliced;
+mod split;
 #[cfg(test)]
 mod tests;
-mod unread;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix_web::dev::RequestHead;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Version};
-use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Version};
 
 use crate::routing::probe::{self, ProbeKey};
-use crate::routing::{EdgeRefusal, HostClass, HostRules, Resolved, Tables};
-use crate::runtime::BodyCache;
+use crate::routing::{BadRequest, EdgeRefusal, HostClass, HostRules, Live, Resolved, Tables, Target};
+use crate::runtime::{BodyCache, SiteVersion};
 
-pub use host::{TrustedProxies, is_platform_host, is_worker_host};
+pub use body::{Body, RequestBody};
+pub use dispatch::Strategy;
+pub use host::TrustedProxies;
 pub use request_id::RequestId;
 
-/// Makes the answer to a refused request; `http/problem.rs` has the one mapping.
-/// The request id is in [`RequestId::of`], and the edge puts it on the answer.
-pub type Refuse = fn(&HttpRequest, EdgeRefusal) -> HttpResponse;
+/// Makes the answer to a refused request; `http/problem.rs` has the one mapping. The flag: a page for a browser.
+pub type Refuse = fn(&RequestId, bool, EdgeRefusal) -> Response<Bytes>;
 
 const VERSION: HeaderName = HeaderName::from_static("x-libra-version");
 const DIGEST: HeaderName = HeaderName::from_static("x-libra-digest");
@@ -51,40 +57,75 @@ pub struct EdgeState {
 /// Bounds of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes of the request line and all headers.
-    pub header_block_bytes: usize,
+    /// Of a request to a Worker.
+    pub body_bytes: u64,
+    /// `/dispatch/{worker}/…` and `?worker=`.
+    pub path_routing: bool,
 }
 
-/// Answers a request. Every answer carries `X-Request-Id` and `X-Content-Type-Options: nosniff`.
-/// `payload` is the request's body, which a static site leaves unread.
-pub async fn serve(req: &HttpRequest, payload: web::Payload, state: &EdgeState) -> HttpResponse {
-    let head = req.head();
-    let (mut response, proof) = match route(head, state) {
-        Ok(route) => {
-            let (result, digest) = site::answer(req, state, &route.resolved).await;
-            let response = result.unwrap_or_else(|refusal| refuse(req, state, refusal));
-            (response, route.is_probe.then_some(Proof { resolved: Some(route.resolved), digest }))
-        }
-        Err(Refused { refusal, is_probe }) => {
-            (refuse(req, state, refusal), is_probe.then_some(Proof { resolved: None, digest: None }))
-        }
+/// What is known of the connection that a request came on.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection {
+    /// `None` on a unix socket.
+    pub peer: Option<SocketAddr>,
+    pub is_tls: bool,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    Answered(Response<Body>),
+    /// It is for the control surface, under this id.
+    Platform(Request<RequestBody>, RequestId),
+}
+
+/// Answers a request, or says that the control surface has to. Every answer carries `X-Request-Id` and
+/// `X-Content-Type-Options: nosniff`. `bad` is what the connection's guard found.
+pub async fn serve(
+    request: Request<RequestBody>,
+    connection: Connection,
+    bad: Option<BadRequest>,
+    state: &EdgeState,
+    is_saturated: bool,
+) -> Outcome {
+    let (head, body) = request.into_parts();
+    let id = RequestId::from_headers(&head.headers);
+    let unread = !body.is_empty() && head.version < Version::HTTP_2;
+    let aimed = aim(&head, connection, bad, state).and_then(|aim| match aim {
+        // Operators must still get in when Workers have filled the house.
+        Aim::Worker(_) if is_saturated => Err(EdgeRefusal::Saturated.into()),
+        aim => Ok(aim),
+    });
+    let mut response = match aimed {
+        Ok(Aim::Platform) => return Outcome::Platform(Request::from_parts(head, body), id),
+        Ok(Aim::Worker(aimed)) => aimed.answer(&head, &id, state).await,
+        Err(refused) => refused.answer(&head, &id, state),
     };
-    if carries_body(head) {
-        response = unread::close_after(response, payload);
+    if unread {
+        // A site reads no body. What was not read can't be told from a next request, so the connection ends.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let id = RequestId::of(req).into_value();
     let headers = response.headers_mut();
-    headers.insert(request_id::NAME, id);
+    headers.insert(request_id::NAME, id.into_value());
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Some(proof) = proof {
-        proof.write(headers, state);
-    }
-    response
+    Outcome::Answered(response)
 }
 
-struct Route {
-    resolved: Resolved,
+enum Aim<'r> {
+    Platform,
+    Worker(Aimed<'r>),
+}
+
+/// A request that found its target.
+struct Aimed<'r> {
+    target: Target,
+    epoch: u64,
     is_probe: bool,
+    strategy: Strategy,
+    connection: Connection,
+    /// What the Worker sees.
+    path: &'r str,
+    query: Option<std::borrow::Cow<'r, str>>,
 }
 
 struct Refused {
@@ -92,29 +133,127 @@ struct Refused {
     is_probe: bool,
 }
 
+impl From<EdgeRefusal> for Refused {
+    fn from(refusal: EdgeRefusal) -> Self {
+        Self { refusal, is_probe: false }
+    }
+}
+
 /// What only a signed probe learns.
 struct Proof {
-    resolved: Option<Resolved>,
+    epoch: u64,
+    version: Option<Arc<SiteVersion>>,
     digest: Option<[u8; 32]>,
 }
 
-fn route(head: &RequestHead, state: &EdgeState) -> Result<Route, Refused> {
-    let unsigned = |refusal| Refused { refusal, is_probe: false };
-    if header_block_bytes(head) > state.limits.header_block_bytes {
-        let limit_bytes = state.limits.header_block_bytes;
-        return Err(unsigned(EdgeRefusal::HeaderTooLarge { limit_bytes }));
+fn aim<'r>(
+    head: &'r Parts,
+    connection: Connection,
+    bad: Option<BadRequest>,
+    state: &EdgeState,
+) -> Result<Aim<'r>, Refused> {
+    if let Some(bad) = bad {
+        return Err(EdgeRefusal::Malformed(bad).into());
     }
-    let authority = host::authority(head, &state.trusted_proxies).map_err(unsigned)?;
-    let class = state.rules.classify(authority).map_err(unsigned)?;
+    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+        return Err(EdgeRefusal::MethodRefused.into());
+    }
+    let from_trusted = connection.peer.is_some_and(|peer| state.trusted_proxies.contains(peer.ip()));
+    let authority = host::authority(head, from_trusted)?;
+    let class = state.rules.classify(authority)?;
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let strategy = match class {
+        HostClass::Platform => return by_path_or_query(head, connection, state),
+        HostClass::Worker(_) => Strategy::Subdomain,
+        HostClass::Custom(_) => Strategy::CustomDomain,
+    };
     let is_probe = is_probe(head, state, &class);
     match state.tables.resolve(&state.rules, &class) {
-        Ok(resolved) => Ok(Route { resolved, is_probe }),
+        Ok(Resolved { target, epoch }) => {
+            let query = query.map(Into::into);
+            Ok(Aim::Worker(Aimed { target, epoch, is_probe, strategy, connection, path, query }))
+        }
         Err(refusal) => Err(Refused { refusal, is_probe }),
     }
 }
 
-fn is_probe(head: &RequestHead, state: &EdgeState, class: &HostClass<'_>) -> bool {
-    let Some(value) = head.headers().get(probe::HEADER).and_then(|value| value.to_str().ok()) else {
+fn by_path_or_query<'r>(
+    head: &'r Parts,
+    connection: Connection,
+    state: &EdgeState,
+) -> Result<Aim<'r>, Refused> {
+    let Some(found) = dispatch::find(&head.method, head.uri.path(), head.uri.query())? else {
+        return Ok(Aim::Platform);
+    };
+    if !state.limits.path_routing {
+        return Ok(Aim::Platform);
+    }
+    if isolate::is_service_worker(&head.headers) {
+        return Err(EdgeRefusal::ServiceWorkerRefused.into());
+    }
+    let Resolved { target, epoch } = state.tables.resolve_label(&state.rules, &found.worker)?;
+    let dispatch::Found { strategy, path, query, .. } = found;
+    Ok(Aim::Worker(Aimed { target, epoch, is_probe: false, strategy, connection, path, query }))
+}
+
+impl Aimed<'_> {
+    async fn answer(self, head: &Parts, id: &RequestId, state: &EdgeState) -> Response<Body> {
+        let (version, sticky) = match self.target {
+            Target::Preview(version) => (version, None),
+            Target::Redirect(to) => return redirect(head, self.connection, &to),
+            Target::Worker(route) => match &route.live {
+                Live::Site(version) => (Arc::clone(version), None),
+                Live::Split(split) => split::choose(split, &head.headers, self.strategy),
+                Live::Nothing => return refuse(head, id, state, EdgeRefusal::WorkerNotFound),
+            },
+        };
+        let asked = site::Asked {
+            method: &head.method,
+            path: self.path,
+            query: self.query.as_deref(),
+            headers: &head.headers,
+        };
+        let (result, digest) = site::answer(&asked, &state.cache, &version).await;
+        let mut response = result.unwrap_or_else(|refusal| refuse(head, id, state, refusal));
+        if let Some(cookie) = sticky {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        if self.strategy.is_on_platform_origin() {
+            isolate::seal(response.headers_mut());
+        }
+        if self.is_probe {
+            Proof { epoch: self.epoch, version: Some(version), digest }.write(response.headers_mut());
+        }
+        response
+    }
+}
+
+impl Refused {
+    fn answer(self, head: &Parts, id: &RequestId, state: &EdgeState) -> Response<Body> {
+        let mut response = refuse(head, id, state, self.refusal);
+        if self.is_probe {
+            let proof = Proof { epoch: state.tables.epoch(), version: None, digest: None };
+            proof.write(response.headers_mut());
+        }
+        response
+    }
+}
+
+/// To another domain of the same project: what was asked stays as it is.
+fn redirect(head: &Parts, connection: Connection, host: &str) -> Response<Body> {
+    let scheme = if connection.is_tls { "https" } else { "http" };
+    let asked = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    if let Ok(location) = HeaderValue::from_str(&format!("{scheme}://{host}{asked}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, describe::revalidate());
+    response
+}
+
+fn is_probe(head: &Parts, state: &EdgeState, class: &HostClass<'_>) -> bool {
+    let Some(value) = head.headers.get(probe::HEADER).and_then(|value| value.to_str().ok()) else {
         return false;
     };
     let host = match class {
@@ -126,25 +265,31 @@ fn is_probe(head: &RequestHead, state: &EdgeState, class: &HostClass<'_>) -> boo
     probe::verify(&state.probe_key, value, &host, head.uri.path(), now)
 }
 
-fn refuse(req: &HttpRequest, state: &EdgeState, refusal: EdgeRefusal) -> HttpResponse {
-    let is_ambiguous = refusal == EdgeRefusal::InvalidHost;
-    let is_method = refusal == EdgeRefusal::MethodNotAllowed;
-    RequestId::remember(req);
-    let mut response = (state.refuse)(req, refusal);
-    if is_method {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+fn refuse(head: &Parts, id: &RequestId, state: &EdgeState, refusal: EdgeRefusal) -> Response<Body> {
+    // The connection can't be trusted to be in step with us any more.
+    let ends =
+        matches!(refusal, EdgeRefusal::InvalidHost | EdgeRefusal::Malformed(_) | EdgeRefusal::MethodRefused);
+    let allow = match refusal {
+        EdgeRefusal::MethodNotAllowed => Some("GET, HEAD"),
+        EdgeRefusal::MethodRefused => Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        _ => None,
+    };
+    let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let mut response = (state.refuse)(id, accept.contains("text/html"), refusal).map(Body::bytes);
+    let headers = response.headers_mut();
+    if let Some(allow) = allow {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
-    if is_ambiguous {
-        response.head_mut().set_connection_type(ConnectionType::Close);
+    if ends && head.version < Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
 impl Proof {
-    fn write(self, headers: &mut actix_web::http::header::HeaderMap, state: &EdgeState) {
-        let epoch = self.resolved.as_ref().map_or_else(|| state.tables.epoch(), |resolved| resolved.epoch);
-        headers.insert(EPOCH, HeaderValue::from(epoch));
-        let version = self.resolved.and_then(|resolved| HeaderValue::from_str(resolved.version.id()).ok());
+    fn write(self, headers: &mut HeaderMap) {
+        headers.insert(EPOCH, HeaderValue::from(self.epoch));
+        let version = self.version.and_then(|version| HeaderValue::from_str(version.id()).ok());
         if let Some(version) = version {
             headers.insert(VERSION, version);
         }
@@ -153,18 +298,4 @@ impl Proof {
             headers.insert(DIGEST, digest);
         }
     }
-}
-
-fn header_block_bytes(head: &RequestHead) -> usize {
-    // What HTTP/1 writes around a name and a value: ": " and the line end.
-    const AROUND: usize = 4;
-    let uri = head.uri.path_and_query().map_or(0, |text| text.as_str().len());
-    head.headers().iter().fold(uri, |sum, (name, value)| sum + name.as_str().len() + value.len() + AROUND)
-}
-
-fn carries_body(head: &RequestHead) -> bool {
-    // HTTP/2 ends one stream and keeps the connection.
-    head.version < Version::HTTP_2
-        && (head.headers().contains_key(header::TRANSFER_ENCODING)
-            || head.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0"))
 }

@@ -1,7 +1,7 @@
 //! Owns which stored copy of a file a client gets, by its `Accept-Encoding` (RFC 9110 §12.5.3).
 //! Never compresses anything: it chooses among copies that exist.
 
-use actix_web::http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap};
 
 use crate::runtime::{Encoding, File};
 
@@ -35,7 +35,7 @@ pub fn choose(headers: &HeaderMap, file: File<'_>) -> Encoding {
 /// The wishes of all `Accept-Encoding` lines, and the wish for `*`.
 fn read(headers: &HeaderMap) -> (Wishes, Option<u16>) {
     let (mut wishes, mut others): (Wishes, _) = ([None; 4], None);
-    let lines = headers.get_all(header::ACCEPT_ENCODING).filter_map(|line| line.to_str().ok());
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
     for item in lines.flat_map(|line| line.split(',')) {
         let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
         let name = name.trim();
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::runtime::SiteVersion;
     use crate::runtime::manifest::{Manifest, ManifestBody, ManifestFile};
-    use actix_web::http::header::HeaderValue;
+    use http::header::HeaderValue;
     use proptest::prelude::*;
 
     fn site() -> SiteVersion {

@@ -3,10 +3,10 @@
 
 use std::cell::RefCell;
 
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use actix_web::{HttpMessage, HttpRequest};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-pub const NAME: HeaderName = HeaderName::from_static("x-request-id");
+pub const NAME_TEXT: &str = "x-request-id";
+pub const NAME: HeaderName = HeaderName::from_static(NAME_TEXT);
 
 const MAX_CHARS: usize = 128;
 /// Random bytes fetched from the kernel at once: one call serves 64 requests.
@@ -26,20 +26,10 @@ struct Pool {
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The id of this request: the remembered one, a valid incoming one, or a new one.
-    /// Without [`RequestId::remember`] a second call makes a second id.
-    pub fn of(req: &HttpRequest) -> RequestId {
-        if let Some(known) = req.extensions().get::<RequestId>() {
-            return known.clone();
-        }
-        RequestId::from_headers(req.headers())
-    }
-
-    /// Settles the id, so that every part that asks gets the same. Served files do without: it allocates.
-    pub fn remember(req: &HttpRequest) -> RequestId {
-        let id = RequestId::of(req);
-        req.extensions_mut().insert(id.clone());
-        id
+    /// The id that a client sent, if it is a valid one; else a new one.
+    pub fn accept(sent: Option<&[u8]>) -> RequestId {
+        let kept = sent.filter(|id| is_valid(id)).and_then(|id| HeaderValue::from_bytes(id).ok());
+        kept.map_or_else(RequestId::random, RequestId)
     }
 
     pub fn from_headers(headers: &HeaderMap) -> RequestId {
@@ -71,7 +61,8 @@ fn is_valid(id: &[u8]) -> bool {
         && id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-fn random_bytes() -> [u8; 16] {
+/// Different each time; not secret.
+pub(super) fn random_bytes() -> [u8; 16] {
     POOL.with_borrow_mut(|pool| {
         if pool.used + 16 > POOL_BYTES {
             // Ids need to differ, not to be secret; without entropy the server could not have started.
@@ -88,12 +79,10 @@ fn random_bytes() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use actix_web::test::TestRequest;
     use std::collections::HashSet;
 
     fn kept(value: &str) -> bool {
-        let req = TestRequest::default().insert_header(("x-request-id", value)).to_http_request();
-        RequestId::of(&req).as_str() == value
+        RequestId::accept(Some(value.as_bytes())).as_str() == value
     }
 
     #[test]
@@ -107,11 +96,9 @@ mod tests {
     }
 
     #[test]
-    fn new_ids_are_uuids_that_differ_and_a_remembered_one_stays() {
+    fn new_ids_are_uuids_that_differ() {
         let ids: HashSet<String> = (0..1000).map(|_| RequestId::random().as_str().to_owned()).collect();
         assert_eq!(ids.len(), 1000);
         assert!(ids.iter().all(|id| id.len() == 32 && id.as_bytes()[12] == b'4'));
-        let req = TestRequest::default().to_http_request();
-        assert_eq!(RequestId::remember(&req), RequestId::of(&req));
     }
 }

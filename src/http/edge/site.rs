@@ -3,35 +3,42 @@
 
 use std::sync::Arc;
 
-use actix_web::body::{BoxBody, SizedStream};
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
 
-use crate::http::edge::{EdgeState, conditional, describe, negotiate, range, sliced};
-use crate::routing::{EdgeRefusal, Resolved};
-use crate::runtime::cache::{Body, etag};
+use crate::http::edge::{Body, conditional, describe, negotiate, range};
+use crate::routing::EdgeRefusal;
+use crate::runtime::cache::{Body as Held, etag};
 use crate::runtime::lookup::Intent;
 use crate::runtime::site::Extent;
 use crate::runtime::{BodyCache, Encoding, File, Found, ReadError, SiteVersion, find};
 
 /// The digest is that of the file behind the answer, for the probe.
-pub(super) type Answer = (Result<HttpResponse, EdgeRefusal>, Option<[u8; 32]>);
+pub(super) type Answer = (Result<Response<Body>, EdgeRefusal>, Option<[u8; 32]>);
 
-pub(super) async fn answer(req: &HttpRequest, state: &EdgeState, resolved: &Resolved) -> Answer {
-    if !matches!(*req.method(), Method::GET | Method::HEAD) {
+/// What is asked of the site.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'r> {
+    pub method: &'r Method,
+    pub path: &'r str,
+    pub query: Option<&'r str>,
+    pub headers: &'r HeaderMap,
+}
+
+pub(super) async fn answer(asked: &Asked<'_>, cache: &Arc<BodyCache>, version: &Arc<SiteVersion>) -> Answer {
+    if !matches!(*asked.method, Method::GET | Method::HEAD) {
         return (Err(EdgeRefusal::MethodNotAllowed), None);
     }
-    let path = req.uri().path();
-    let (file, status) = match find(&resolved.version, path, || intent(req)) {
+    let path = asked.path;
+    let (file, status) = match find(version, path, || intent(asked.headers)) {
         Found::File(file) => (file, StatusCode::OK),
         Found::NotFoundPage(file) => (file, StatusCode::NOT_FOUND),
-        Found::AddSlash => return (Ok(redirect(req, &format!("./{}/", last_segment(path)))), None),
-        Found::DropSlash => return (Ok(redirect(req, &format!("../{}", last_segment(path)))), None),
+        Found::AddSlash => return (Ok(redirect(asked, &format!("./{}/", last_segment(path)))), None),
+        Found::DropSlash => return (Ok(redirect(asked, &format!("../{}", last_segment(path)))), None),
         Found::Nothing => return (Err(EdgeRefusal::FileNotFound), None),
     };
-    let sending = Sending { req, cache: &state.cache, version: &resolved.version, file };
+    let sending = Sending { asked, cache, version, file };
     let result = match status {
         StatusCode::OK => sending.file().await,
         _ => sending.not_found_page().await,
@@ -41,15 +48,15 @@ pub(super) async fn answer(req: &HttpRequest, state: &EdgeState, resolved: &Reso
 
 /// One file on its way to one client.
 struct Sending<'r> {
-    req: &'r HttpRequest,
+    asked: &'r Asked<'r>,
     cache: &'r Arc<BodyCache>,
     version: &'r Arc<SiteVersion>,
     file: File<'r>,
 }
 
 impl Sending<'_> {
-    async fn file(&self) -> Result<HttpResponse, ReadError> {
-        let headers = self.req.headers();
+    async fn file(&self) -> Result<Response<Body>, ReadError> {
+        let headers = self.asked.headers;
         let encoding = negotiate::choose(headers, self.file);
         if headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE) {
             let tag = etag(self.file, encoding);
@@ -59,7 +66,7 @@ impl Sending<'_> {
         }
         // RFC 9110 defines ranges for GET alone. They are of the file as it was built, not of a compressed copy.
         if let Some(value) = headers.get(header::RANGE).and_then(|value| value.to_str().ok())
-            && *self.req.method() == Method::GET
+            && *self.asked.method == Method::GET
         {
             let tag = etag(self.file, Encoding::Identity);
             if conditional::range_applies(headers, &tag, self.version.last_modified()) {
@@ -71,7 +78,7 @@ impl Sending<'_> {
             }
         }
         let (body, tag) = self.body(encoding).await?;
-        let mut response = HttpResponse::new(StatusCode::OK).set_body(body);
+        let mut response = answer_with(StatusCode::OK, body);
         let headers = response.headers_mut();
         describe::write(headers, self.file, encoding);
         describe::write_validators(headers, self.file, tag);
@@ -80,10 +87,10 @@ impl Sending<'_> {
     }
 
     /// The site's own page with status 404; it has no tag, because what it describes does not exist.
-    async fn not_found_page(&self) -> Result<HttpResponse, ReadError> {
-        let encoding = negotiate::choose(self.req.headers(), self.file);
+    async fn not_found_page(&self) -> Result<Response<Body>, ReadError> {
+        let encoding = negotiate::choose(self.asked.headers, self.file);
         let (body, _) = self.body(encoding).await?;
-        let mut response = HttpResponse::new(StatusCode::NOT_FOUND).set_body(body);
+        let mut response = answer_with(StatusCode::NOT_FOUND, body);
         let headers = response.headers_mut();
         describe::write(headers, self.file, encoding);
         headers.remove(header::ACCEPT_RANGES);
@@ -92,29 +99,29 @@ impl Sending<'_> {
         Ok(response)
     }
 
-    fn not_modified(&self, tag: Bytes) -> HttpResponse {
-        let mut response = HttpResponse::new(StatusCode::NOT_MODIFIED);
+    fn not_modified(&self, tag: Bytes) -> Response<Body> {
+        let mut response = answer_with(StatusCode::NOT_MODIFIED, Body::empty());
         describe::write_validators(response.headers_mut(), self.file, tag);
         describe::write_vary(response.headers_mut(), self.file);
         response
     }
 
-    fn unsatisfiable(&self) -> HttpResponse {
-        let mut response = HttpResponse::new(StatusCode::RANGE_NOT_SATISFIABLE);
+    fn unsatisfiable(&self) -> Response<Body> {
+        let mut response = answer_with(StatusCode::RANGE_NOT_SATISFIABLE, Body::empty());
         let size = self.extent(Encoding::Identity).size;
         response.headers_mut().insert(header::CONTENT_RANGE, text(&format!("bytes */{size}")));
         response
     }
 
-    async fn part(&self, start: u64, bytes: u64, tag: Bytes) -> Result<HttpResponse, ReadError> {
+    async fn part(&self, start: u64, bytes: u64, tag: Bytes) -> Result<Response<Body>, ReadError> {
         let whole = self.extent(Encoding::Identity);
         let body = if self.cache.holds(whole) {
             let held = self.held(Encoding::Identity, whole).await?;
-            sliced::body(held.bytes.slice(start as usize..(start + bytes) as usize))
+            Body::bytes(held.bytes.slice(start as usize..(start + bytes) as usize))
         } else {
             self.streamed(Extent { offset: whole.offset + start, size: bytes }).await?
         };
-        let mut response = HttpResponse::new(StatusCode::PARTIAL_CONTENT).set_body(body);
+        let mut response = answer_with(StatusCode::PARTIAL_CONTENT, body);
         let headers = response.headers_mut();
         describe::write(headers, self.file, Encoding::Identity);
         describe::write_validators(headers, self.file, tag);
@@ -125,29 +132,29 @@ impl Sending<'_> {
     }
 
     /// The whole body in this encoding, and its tag.
-    async fn body(&self, encoding: Encoding) -> Result<(BoxBody, Bytes), ReadError> {
+    async fn body(&self, encoding: Encoding) -> Result<(Body, Bytes), ReadError> {
         let extent = self.extent(encoding);
-        if *self.req.method() == Method::HEAD {
-            let nothing = futures_util::stream::empty::<Result<Bytes, std::io::Error>>();
-            return Ok((BoxBody::new(SizedStream::new(extent.size, nothing)), etag(self.file, encoding)));
+        if *self.asked.method == Method::HEAD {
+            let nothing = futures_util::stream::empty();
+            return Ok((Body::sized(extent.size, nothing), etag(self.file, encoding)));
         }
         if self.cache.holds(extent) {
             let held = self.held(encoding, extent).await?;
-            return Ok((sliced::body(held.bytes), held.etag));
+            return Ok((Body::bytes(held.bytes), held.etag));
         }
         Ok((self.streamed(extent).await?, etag(self.file, encoding)))
     }
 
-    async fn held(&self, encoding: Encoding, extent: Extent) -> Result<Body, ReadError> {
+    async fn held(&self, encoding: Encoding, extent: Extent) -> Result<Held, ReadError> {
         match self.cache.get(self.file, encoding) {
             Some(body) => Ok(body),
             None => self.cache.read(self.version, self.file, encoding, extent).await,
         }
     }
 
-    async fn streamed(&self, part: Extent) -> Result<BoxBody, ReadError> {
+    async fn streamed(&self, part: Extent) -> Result<Body, ReadError> {
         let stream = self.cache.stream(self.version, part).await?;
-        Ok(BoxBody::new(SizedStream::new(part.size, Box::pin(stream))))
+        Ok(Body::sized(part.size, stream))
     }
 
     /// `choose` gives only encodings that the file has.
@@ -156,8 +163,14 @@ impl Sending<'_> {
     }
 }
 
-fn intent(req: &HttpRequest) -> Intent {
-    let mut accepted = req.headers().get_all(header::ACCEPT);
+fn answer_with(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}
+
+fn intent(headers: &HeaderMap) -> Intent {
+    let mut accepted = headers.get_all(header::ACCEPT).iter();
     let accepts_html =
         accepted.any(|line| line.to_str().is_ok_and(|line| line.to_ascii_lowercase().contains("text/html")));
     if accepts_html { Intent::Navigation } else { Intent::Resource }
@@ -165,9 +178,9 @@ fn intent(req: &HttpRequest) -> Intent {
 
 /// 307 like other static hosts: a permanent one would outlive the deployment in browsers. Relative to the request's
 /// own folder, so that it also holds under `/dispatch/{worker}/…` and can't lead to another host.
-fn redirect(req: &HttpRequest, target: &str) -> HttpResponse {
-    let query = req.uri().query().map_or_else(String::new, |query| format!("?{query}"));
-    let mut response = HttpResponse::new(StatusCode::TEMPORARY_REDIRECT);
+fn redirect(asked: &Asked<'_>, target: &str) -> Response<Body> {
+    let query = asked.query.map_or_else(String::new, |query| format!("?{query}"));
+    let mut response = answer_with(StatusCode::TEMPORARY_REDIRECT, Body::empty());
     response.headers_mut().insert(header::LOCATION, text(&format!("{target}{query}")));
     response.headers_mut().insert(header::CACHE_CONTROL, describe::revalidate());
     response

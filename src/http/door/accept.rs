@@ -1,0 +1,157 @@
+//! Owns taking connections: one thread for all listeners, each connection to the serving thread with the fewest.
+//! Never reads from one, and never keeps more than its bounds: who comes when the house is full hears so at once.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{IpAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+use super::{Accepted, DoorSettings, Listener};
+use crate::http::edge::client::bucket;
+
+/// After the system could not give us a socket: it may have one again when some have ended.
+const PAUSE: Duration = Duration::from_millis(50);
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// One serving thread, as this one sees it.
+pub struct Seat {
+    pub connections: Arc<AtomicUsize>,
+    /// Not bounded by itself: `http.max_connections` bounds what is sent.
+    pub sender: UnboundedSender<Accepted>,
+}
+
+/// How many connections each client has.
+#[derive(Debug, Default)]
+pub struct Places(Mutex<HashMap<IpAddr, usize>>);
+
+/// A connection's place in its thread's and its client's count.
+pub struct Place {
+    connections: Arc<AtomicUsize>,
+    client: Option<(Arc<Places>, IpAddr)>,
+}
+
+impl Places {
+    /// Locked once for each connection, never for a request.
+    fn take(self: &Arc<Self>, client: IpAddr, limit: usize) -> bool {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.entry(client).or_default();
+        let has_room = *taken < limit;
+        if has_room {
+            *taken += 1;
+        }
+        has_room
+    }
+
+    fn give_back(&self, client: IpAddr) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = places.get_mut(&client) {
+            *taken -= 1;
+            if *taken == 0 {
+                places.remove(&client);
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+        if let Some((places, client)) = &self.client {
+            places.give_back(*client);
+        }
+    }
+}
+
+/// Starts the thread.
+pub fn start(
+    settings: Arc<DoorSettings>,
+    listeners: Vec<Listener>,
+    seats: Vec<Seat>,
+    places: Arc<Places>,
+    draining: CancellationToken,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("door-accept".into()).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        let house = std::rc::Rc::new(House { settings, seats, places });
+        for Listener { socket, tls } in listeners {
+            let (house, draining) = (std::rc::Rc::clone(&house), draining.clone());
+            local.spawn_local(async move {
+                if let Err(e) = house.listen(socket, tls, &draining).await {
+                    tracing::error!(error = %e, "a listener failed");
+                }
+            });
+        }
+        runtime.block_on(local);
+    })
+}
+
+struct House {
+    settings: Arc<DoorSettings>,
+    seats: Vec<Seat>,
+    places: Arc<Places>,
+}
+
+impl House {
+    async fn listen(
+        &self,
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        draining: &CancellationToken,
+    ) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let taken = tokio::select! {
+                taken = listener.accept() => taken,
+                () = draining.cancelled() => return Ok(()),
+            };
+            match taken.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
+                Ok((socket, peer)) => self.seat(socket, peer, tls.clone()),
+                // Gone before it was taken: its own matter.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(e) => {
+                    tracing::warn!(error = %e, "a connection could not be taken");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn seat(
+        &self,
+        socket: std::net::TcpStream,
+        peer: std::net::SocketAddr,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) {
+        let fewest = self.seats.iter().min_by_key(|seat| seat.connections.load(Ordering::Acquire));
+        let Some(seat) = fewest else { return };
+        let client = bucket(peer.ip().to_canonical());
+        let is_counted = !client.is_loopback() && !self.settings.trusted_proxies.contains(client);
+        let has_room = seat.connections.load(Ordering::Acquire) < self.settings.connections
+            && (!is_counted || self.places.take(client, self.settings.connections_of_one));
+        if !has_room {
+            return turn_away(socket, tls.is_some());
+        }
+        seat.connections.fetch_add(1, Ordering::AcqRel);
+        let place = Place {
+            connections: Arc::clone(&seat.connections),
+            client: is_counted.then(|| (Arc::clone(&self.places), client)),
+        };
+        // A thread that is gone takes none; the socket is closed by being dropped.
+        drop(seat.sender.send(Accepted { socket, peer, tls, place }));
+    }
+}
+
+/// As far as the socket takes it at once. Inside TLS nobody could read it.
+fn turn_away(mut socket: std::net::TcpStream, is_tls: bool) {
+    if !is_tls && socket.set_nonblocking(true).is_ok() {
+        drop(socket.write(FULL));
+    }
+}

@@ -1,0 +1,196 @@
+//! Owns one client's connection from its first byte to its last: which protocol it speaks, and its end.
+//! Never waits for a client without a limit.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, timeout};
+
+use super::Accepted;
+use super::guard::{Findings, Guarded};
+use super::thread::Shared;
+use crate::http::edge::{Body, Connection};
+
+/// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Beyond the largest head, what one read of a body may hold.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Serves it to its end.
+pub async fn serve(accepted: Accepted, shared: Rc<Shared>) {
+    let Accepted { socket, peer, tls, place } = accepted;
+    let connection = Connection { peer: Some(peer), is_tls: tls.is_some() };
+    let served = async {
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::TcpStream::from_std(socket)?;
+        // An answer is written whole; waiting to fill a packet only delays it.
+        socket.set_nodelay(true)?;
+        match tls {
+            None => plain(socket, connection, &shared).await,
+            Some(config) => encrypted(socket, config, connection, &shared).await,
+        }
+    };
+    if let Err(e) = served.await {
+        tracing::trace!(error = %e, "a connection ended early");
+    }
+    drop(place);
+}
+
+async fn plain(socket: tokio::net::TcpStream, connection: Connection, shared: &Rc<Shared>) -> io::Result<()> {
+    let mut socket = socket;
+    let mut ahead = Vec::with_capacity(2048);
+    let begins_http2 = |ahead: &[u8]| PREFACE.starts_with(&ahead[..ahead.len().min(PREFACE.len())]);
+    let reading = async {
+        while ahead.len() < PREFACE.len() && begins_http2(&ahead) {
+            if socket.read_buf(&mut ahead).await? == 0 {
+                return Ok::<_, io::Error>(false);
+            }
+        }
+        Ok(!ahead.is_empty())
+    };
+    match tokio::select! {
+        read = timeout(shared.settings.patience().head, reading) => read,
+        // Nothing was asked yet, so nothing is owed.
+        () = shared.draining.cancelled() => return Ok(()),
+    } {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) | Err(_) => return Ok(()),
+        Ok(Err(e)) => return Err(e),
+    }
+    if ahead.starts_with(PREFACE) {
+        speak_http2(socket, ahead, connection, shared).await
+    } else {
+        speak_http1(socket, ahead, connection, shared).await
+    }
+}
+
+async fn encrypted(
+    socket: tokio::net::TcpStream,
+    config: Arc<rustls::ServerConfig>,
+    connection: Connection,
+    shared: &Rc<Shared>,
+) -> io::Result<()> {
+    let shaking = tokio_rustls::TlsAcceptor::from(config).accept(socket);
+    let socket = timeout(shared.settings.tls_handshake, shaking).await??;
+    match socket.get_ref().1.alpn_protocol() {
+        Some(b"h2") => speak_http2(socket, Vec::new(), connection, shared).await,
+        None | Some(b"http/1.1") => speak_http1(socket, Vec::new(), connection, shared).await,
+        // A certificate was proved by the handshake itself; there is nothing to say.
+        Some(_) => Ok(()),
+    }
+}
+
+/// Any socket: a client's own, or one inside TLS.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
+
+async fn speak_http1(
+    socket: impl Socket,
+    ahead: Vec<u8>,
+    connection: Connection,
+    shared: &Rc<Shared>,
+) -> io::Result<()> {
+    let findings = Arc::new(Findings::default());
+    let bounds = shared.settings.bounds;
+    let guarded = Guarded::http1(socket, ahead, bounds, Arc::clone(&findings));
+    let service = Answering { shared: Rc::clone(shared), connection, findings };
+    let mut builder = http1::Builder::new();
+    // The guard has all limits of time.
+    builder.header_read_timeout(None).max_buf_size(bounds.head_bytes + READ_BYTES).pipeline_flush(true);
+    let serving = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
+    let mut serving = pin!(serving);
+    tokio::select! {
+        ended = serving.as_mut() => return ended.map_err(io::Error::other),
+        () = shared.draining.cancelled() => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await.map_err(io::Error::other)
+}
+
+async fn speak_http2(
+    socket: impl Socket,
+    ahead: Vec<u8>,
+    connection: Connection,
+    shared: &Rc<Shared>,
+) -> io::Result<()> {
+    let findings = Arc::new(Findings::default());
+    let bounds = shared.settings.bounds;
+    let guarded = Guarded::http2(socket, ahead, bounds, Arc::clone(&findings));
+    let service = Answering { shared: Rc::clone(shared), connection, findings: Arc::clone(&findings) };
+    let limits = &shared.settings.http2;
+    let header_bytes = u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX);
+    let serving = http2::Builder::new(OnThisThread)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_pending_accept_reset_streams(limits.pending_resets)
+        .max_local_error_reset_streams(limits.own_resets)
+        .max_header_list_size(header_bytes)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_send_buf_size(limits.send_buffer_bytes)
+        .keep_alive_interval(limits.ping)
+        .keep_alive_timeout(limits.ping_timeout)
+        .serve_connection(TokioIo::new(guarded), service);
+    let mut serving = pin!(serving);
+    let keep_alive = bounds.patience.keep_alive;
+    let mut idle_since = Instant::now();
+    let mut is_ending = false;
+    loop {
+        let due = idle_since + keep_alive;
+        tokio::select! {
+            ended = serving.as_mut() => return ended.map_err(io::Error::other),
+            () = shared.draining.cancelled(), if !is_ending => {
+                is_ending = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep_until(due), if !is_ending => {
+                // Looked at once in a while, not told of each answer: an idle client stays up to twice as long.
+                if findings.is_idle() && !findings.was_asked() {
+                    is_ending = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+                idle_since = Instant::now();
+            }
+        }
+    }
+}
+
+/// The service of one connection.
+struct Answering {
+    shared: Rc<Shared>,
+    connection: Connection,
+    findings: Arc<Findings>,
+}
+
+impl Service<hyper::Request<Incoming>> for Answering {
+    type Response = http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        let bad = self.findings.next();
+        let (shared, findings) = (Rc::clone(&self.shared), Arc::clone(&self.findings));
+        let connection = self.connection;
+        Box::pin(async move { Ok(shared.answer(request, connection, bad, findings).await) })
+    }
+}
+
+/// Runs the streams of a connection on the thread that serves it.
+#[derive(Debug, Clone, Copy)]
+struct OnThisThread;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, task: F) {
+        // Ends with its connection, or with the thread.
+        drop(tokio::task::spawn_local(async move {
+            task.await;
+        }));
+    }
+}

@@ -1,0 +1,358 @@
+//! Owns the socket of one client: every byte of HTTP/1 passes the strict reading of [`head`] and [`chunks`] on its way
+//! to the parser, and every wait on the client has its limit.
+//! Never changes a byte. A finding is told to the service by the number of the request it is about; a body that can't
+//! be followed ends the connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::chunks::{Chunks, Followed};
+use super::head::{Framing, Scanned, scan};
+use crate::routing::BadRequest;
+
+/// What a client that keeps us waiting for its head is told, if nothing else is on the way to it.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// After our last byte: as much of what the client still sends is read, so that it sees the answer and no reset.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// How long a client is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A whole head, from its first byte or from the connection's start.
+    pub head: Duration,
+    /// The next request.
+    pub keep_alive: Duration,
+    /// The next bytes of a body, and the client's taking of ours.
+    pub stream: Duration,
+    /// What the client may still send after our last byte.
+    pub linger: Duration,
+}
+
+/// Bounds of what the guard holds and passes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub head_bytes: usize,
+    pub patience: Patience,
+}
+
+/// What guard and service tell each other about one connection. Atomic only because a connection that is handed over
+/// to another protocol has to be `Send`: one thread serves it from its beginning to its end.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The number of the first request that must be refused, and why. Those behind it are refused too.
+    bad: OnceLock<(u64, BadRequest)>,
+    /// Requests handed to the service.
+    asked: AtomicU64,
+    /// As many of them as [`Findings::was_asked`] knows of.
+    seen: AtomicU64,
+    /// Answers not yet given whole.
+    open: AtomicUsize,
+    /// The connection speaks another protocol from now on.
+    upgraded: AtomicBool,
+}
+
+impl Findings {
+    /// Called once for each request, in order. What is wrong with it, if anything.
+    pub fn next(&self) -> Option<BadRequest> {
+        let number = self.asked.fetch_add(1, Relaxed);
+        self.bad.get().filter(|(first, _)| number >= *first).map(|(_, what)| *what)
+    }
+
+    pub fn upgrade(&self) {
+        self.upgraded.store(true, Relaxed);
+    }
+
+    pub fn open(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Relaxed);
+        Open(Arc::clone(self))
+    }
+
+    /// Whether anything was asked since the last call.
+    pub fn was_asked(&self) -> bool {
+        let asked = self.asked.load(Relaxed);
+        self.seen.swap(asked, Relaxed) != asked
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.open.load(Relaxed) == 0
+    }
+}
+
+/// An answer on its way: while one is, silence is not the client's.
+#[derive(Debug)]
+pub struct Open(Arc<Findings>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+enum State {
+    /// Bytes of a head that is not whole yet.
+    Head(Vec<u8>),
+    Length(u64),
+    Chunked(Chunks),
+    /// Nothing more is looked at: HTTP/2, an upgraded connection, or everything from here on is refused.
+    Passing,
+}
+
+/// One client's socket.
+pub struct Guarded<S> {
+    socket: S,
+    /// What was read to tell the protocols apart.
+    ahead: Vec<u8>,
+    state: State,
+    heads: u64,
+    bounds: Bounds,
+    findings: Arc<Findings>,
+    timer: Pin<Box<Sleep>>,
+    /// Since when the client owes us what we wait for.
+    waiting_since: Instant,
+    write_since: Option<Instant>,
+    linger: Option<(Instant, usize)>,
+}
+
+impl<S> Guarded<S> {
+    /// `ahead` was read from the socket before.
+    pub fn http1(socket: S, ahead: Vec<u8>, bounds: Bounds, findings: Arc<Findings>) -> Self {
+        Self::new(socket, ahead, State::Head(Vec::new()), bounds, findings)
+    }
+
+    pub fn http2(socket: S, ahead: Vec<u8>, bounds: Bounds, findings: Arc<Findings>) -> Self {
+        Self::new(socket, ahead, State::Passing, bounds, findings)
+    }
+
+    fn new(socket: S, ahead: Vec<u8>, state: State, bounds: Bounds, findings: Arc<Findings>) -> Self {
+        let now = Instant::now();
+        Self {
+            socket,
+            ahead,
+            state,
+            heads: 0,
+            bounds,
+            findings,
+            timer: Box::pin(tokio::time::sleep_until(now + bounds.patience.head)),
+            waiting_since: now,
+            write_since: None,
+            linger: None,
+        }
+    }
+
+    /// Follows bytes that go to the parser.
+    fn follow(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if self.findings.upgraded.load(Relaxed) {
+                self.state = State::Passing;
+            }
+            match &mut self.state {
+                State::Passing => return Ok(()),
+                State::Length(left) => {
+                    let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    *left -= here as u64;
+                    bytes = &bytes[here..];
+                    if *left == 0 {
+                        self.state = State::Head(Vec::new());
+                        self.waiting_since = Instant::now();
+                    }
+                }
+                State::Chunked(chunks) => match chunks.follow(bytes) {
+                    Followed::All => return Ok(()),
+                    Followed::End(here) => {
+                        bytes = &bytes[here..];
+                        self.state = State::Head(Vec::new());
+                        self.waiting_since = Instant::now();
+                    }
+                    Followed::Broken => return Err(io::Error::other("the chunked body can't be followed")),
+                },
+                State::Head(held) => {
+                    if held.is_empty() {
+                        self.waiting_since = Instant::now();
+                    }
+                    let before = held.len();
+                    let scanned = if before == 0 {
+                        scan(bytes)
+                    } else {
+                        held.extend_from_slice(bytes);
+                        // Bytes that end no line end no head: a client that drips must not have it read again.
+                        if memchr::memchr(b'\n', bytes).is_some() { scan(held) } else { Scanned::Partial }
+                    };
+                    match scanned {
+                        Scanned::Partial => {
+                            if before == 0 {
+                                held.extend_from_slice(bytes);
+                            }
+                            if held.len() > self.bounds.head_bytes {
+                                self.refuse(BadRequest::TooLarge { limit_bytes: self.bounds.head_bytes });
+                            }
+                            return Ok(());
+                        }
+                        Scanned::Whole { bytes: length, judged } => {
+                            bytes = &bytes[length - before..];
+                            self.head(length, judged);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, length: usize, judged: Result<Framing, BadRequest>) {
+        let limit_bytes = self.bounds.head_bytes;
+        let judged = if length > limit_bytes { Err(BadRequest::TooLarge { limit_bytes }) } else { judged };
+        match judged {
+            Ok(framing) => {
+                self.heads += 1;
+                self.state = match framing {
+                    Framing::None => State::Head(Vec::new()),
+                    Framing::Length(bytes) => State::Length(bytes),
+                    Framing::Chunked => State::Chunked(Chunks::new(limit_bytes)),
+                };
+            }
+            Err(what) => self.refuse(what),
+        }
+    }
+
+    /// Where the bytes behind this head belong to is not known, so nothing behind it is answered either.
+    fn refuse(&mut self, what: BadRequest) {
+        // Set once: nothing is looked at afterwards.
+        let _only_the_first = self.findings.bad.set((self.heads, what));
+        self.state = State::Passing;
+    }
+
+    /// When the client's time is over, if it is the client's turn.
+    fn read_due(&self) -> Option<Instant> {
+        let patience = &self.bounds.patience;
+        match &self.state {
+            State::Head(held) if held.is_empty() && self.findings.is_idle() => {
+                let limit = if self.heads == 0 { patience.head } else { patience.keep_alive };
+                Some(self.waiting_since + limit)
+            }
+            State::Head(held) if !held.is_empty() => Some(self.waiting_since + patience.head),
+            State::Length(_) | State::Chunked(_) => Some(self.waiting_since + patience.stream),
+            State::Passing if self.findings.upgraded.load(Relaxed) => {
+                Some(self.waiting_since + patience.stream)
+            }
+            State::Head(_) | State::Passing => None,
+        }
+    }
+
+    /// Whether `due` has passed. Wakes the task when it does.
+    fn is_over(&mut self, cx: &mut Context<'_>, due: Instant) -> bool {
+        loop {
+            // An earlier alarm is left as it is: it costs less than setting it anew for each request.
+            if self.timer.deadline() > due || self.timer.is_elapsed() {
+                if due <= Instant::now() {
+                    return true;
+                }
+                self.timer.as_mut().reset(due);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        if !this.ahead.is_empty() {
+            let here = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead[..here]);
+            this.ahead.drain(..here);
+        } else if Pin::new(&mut this.socket).poll_read(cx, buf)?.is_pending() {
+            let Some(due) = this.read_due() else { return Poll::Pending };
+            if !this.is_over(cx, due) {
+                return Poll::Pending;
+            }
+            let owes_a_head = matches!(&this.state, State::Head(held) if !held.is_empty());
+            if owes_a_head && this.findings.is_idle() {
+                // As far as the socket takes it at once; the connection ends either way.
+                drop(Pin::new(&mut this.socket).poll_write(cx, TOO_SLOW));
+            }
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if matches!(this.state, State::Length(_) | State::Chunked(_) | State::Passing) {
+            this.waiting_since = Instant::now();
+        }
+        this.follow(&buf.filled()[before..])?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// A client that does not take what we send is given up after a while.
+    fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_ready() {
+            self.write_since = None;
+            return result;
+        }
+        let since = *self.write_since.get_or_insert_with(Instant::now);
+        if self.is_over(cx, since + self.bounds.patience.stream) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.socket).poll_write(cx, buf);
+        this.written(cx, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
+        this.written(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
+            // Between two requests nothing is on the way that would turn the close into a reset.
+            if matches!(&this.state, State::Head(held) if held.is_empty()) {
+                return Poll::Ready(Ok(()));
+            }
+            this.linger = Some((Instant::now() + this.bounds.patience.linger, 0));
+        }
+        let mut space = [0; 4096];
+        loop {
+            let Some((until, read)) = this.linger else { return Poll::Ready(Ok(())) };
+            let mut buf = ReadBuf::new(&mut space);
+            match Pin::new(&mut this.socket).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() && read < LINGER_BYTES => {
+                    this.linger = Some((until, read + buf.filled().len()));
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending if this.is_over(cx, until) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Owns one serving thread: a runtime of its own, its connections, and what they share without a lock.
+//! Never shares a connection with another thread.
+
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+
+use super::accept::Seat;
+use super::control::{Configure, ControlSurface};
+use super::guard::Findings;
+use super::{Accepted, DoorSettings, connection};
+use crate::http::edge::{self, Body, Connection, EdgeState, Outcome, RequestBody};
+use crate::routing::{BadRequest, EdgeRefusal};
+
+/// Between two looks at whether the last connection has ended.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What a thread is made with.
+pub struct Parts {
+    pub settings: Arc<DoorSettings>,
+    pub edge: EdgeState,
+    pub control: Configure,
+    pub draining: CancellationToken,
+}
+
+/// A serving thread, from outside.
+pub struct Worker {
+    connections: Arc<AtomicUsize>,
+    sender: UnboundedSender<Accepted>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// What all connections of this thread share.
+pub struct Shared {
+    pub settings: Arc<DoorSettings>,
+    pub edge: EdgeState,
+    pub draining: CancellationToken,
+    configure: Configure,
+    control: OnceCell<ControlSurface>,
+    requests: Cell<usize>,
+}
+
+impl Worker {
+    pub fn start(number: usize, parts: Parts, cutting: CancellationToken) -> std::io::Result<Worker> {
+        let (sender, mut receiver) = unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name(format!("door-{number}")).spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            let serving = local.run_until(async move {
+                let shared = Rc::new(Shared::new(parts));
+                shared.make_control().await;
+                let taking = async {
+                    while let Some(accepted) = receiver.recv().await {
+                        tokio::task::spawn_local(connection::serve(accepted, Rc::clone(&shared)));
+                    }
+                };
+                tokio::select! {
+                    () = taking => {}
+                    () = cutting.cancelled() => {}
+                }
+            });
+            runtime.block_on(serving);
+            // Connections that are still open end here, with the tasks that serve them.
+            drop(local);
+            runtime.shutdown_background();
+        })?;
+        Ok(Worker { connections: Arc::default(), sender, thread })
+    }
+
+    pub fn seat(&self) -> Seat {
+        Seat { connections: Arc::clone(&self.connections), sender: self.sender.clone() }
+    }
+
+    /// Waits until no connection is open.
+    pub async fn emptied(&self) {
+        while self.connections.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    pub fn into_thread(self) -> std::thread::JoinHandle<()> {
+        self.thread
+    }
+}
+
+impl Shared {
+    fn new(parts: Parts) -> Self {
+        let Parts { settings, edge, control, draining } = parts;
+        Self {
+            settings,
+            edge,
+            draining,
+            configure: control,
+            control: OnceCell::new(),
+            requests: Cell::new(0),
+        }
+    }
+
+    async fn make_control(&self) {
+        match ControlSurface::make(Arc::clone(&self.configure)).await {
+            Ok(surface) => drop(self.control.set(surface)),
+            Err(()) => tracing::error!("this thread has no control surface; it serves Workers only"),
+        }
+    }
+
+    /// Answers one request.
+    pub async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        connection: Connection,
+        bad: Option<BadRequest>,
+        findings: Arc<Findings>,
+    ) -> http::Response<Body> {
+        let open = findings.open();
+        let in_hand = InHand::new(&self);
+        let request = request.map(RequestBody::from);
+        let too_many = self.requests.get() > self.settings.requests;
+        let response = match edge::serve(request, connection, bad, &self.edge, too_many).await {
+            Outcome::Answered(response) => response,
+            Outcome::Platform(request, id) => match self.control.get() {
+                Some(control) => control.call(request, &id, connection).await,
+                None => (self.edge.refuse)(&id, false, EdgeRefusal::Saturated).map(Body::bytes),
+            },
+        };
+        response.map(|body| body.holding((open, in_hand)))
+    }
+}
+
+/// Counts a request until its answer has been given.
+struct InHand(Rc<Shared>);
+
+impl InHand {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.requests.set(shared.requests.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.requests.set(self.0.requests.get() - 1);
+    }
+}
