@@ -18,9 +18,6 @@ pub struct Issuer {
     folder: TempDir,
     pub directory: String,
     management: u16,
-    /// Where it looks for `http-01` and `tls-alpn-01`.
-    pub http_port: u16,
-    pub tls_port: u16,
 }
 
 /// A port that nothing listens on now.
@@ -71,7 +68,7 @@ impl Issuer {
         listens(port);
         listens(management);
         let directory = format!("https://127.0.0.1:{port}/dir");
-        Self { _dns: names, _pebble: pebble, folder, directory, management, http_port, tls_port }
+        Self { _dns: names, _pebble: pebble, folder, directory, management }
     }
 
     /// The authority of the issuer's own address.
