@@ -8,9 +8,6 @@ use actix::prelude::*;
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::control::certificates::Tended;
 
-/// Between two sweeps of what nobody needs any more.
-const SWEEP: Duration = Duration::from_secs(60);
-
 pub struct CertificateKeeper {
     parts: ActorParts,
     owner: Recipient<ChildStopped>,
@@ -98,7 +95,8 @@ impl Handler<Tend> for CertificateKeeper {
             return;
         }
         self.asking = true;
-        let sweep = self.swept.elapsed() >= SWEEP;
+        let every = self.parts.pipeline.control.settings.tls.acme.sweep_seconds;
+        let sweep = self.swept.elapsed() >= Duration::from_secs(every);
         if sweep {
             self.swept = Instant::now();
         }

@@ -17,6 +17,8 @@ mod table;
 use std::sync::Arc;
 
 pub use certificate::Certificate;
+#[cfg(test)]
+pub use certificate::tests::certificate as test_certificate;
 pub use challenges::{Challenges, Outstanding};
 pub use error::TlsError;
 pub use files::OperatorFiles;

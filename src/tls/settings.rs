@@ -44,6 +44,7 @@ pub struct Acme {
     pub retry_longest_seconds: u64,
     pub concurrency: usize,
     pub look_ms: u64,
+    pub sweep_seconds: u64,
     pub lease_seconds: u64,
     pub challenge_wait_ms: u64,
     pub order_timeout_seconds: u64,
@@ -196,6 +197,7 @@ impl Acme {
         );
         demand((1..=64).contains(&self.concurrency), "acme.concurrency", "must be 1 to 64");
         demand(self.look_ms >= 50, "acme.look_ms", "must be at least 50");
+        demand(self.sweep_seconds >= 1, "acme.sweep_seconds", "must be at least 1");
         demand((3..=600).contains(&self.lease_seconds), "acme.lease_seconds", "must be 3 to 600");
         demand(
             self.challenge_wait_ms > poll_ms,
@@ -238,5 +240,53 @@ impl Acme {
         ] {
             demand((1..=31_536_000).contains(&seconds), key, "must be 1 to 31536000");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use crate::config::{Mistakes, load};
+
+    fn told(list: &[(&str, &str)]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |key: &str| format!("LIBRA__TLS__{key}");
+        let variables: HashMap<String, String> =
+            list.iter().map(|(k, v)| (name(k), (*v).to_owned())).collect();
+        match load(folder.path(), None, &variables) {
+            Ok(_) => Vec::new(),
+            Err(Mistakes(found)) => found.into_iter().map(|m| m.key).collect(),
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_before_the_terms_are_accepted_and_never_in_clear() {
+        assert_eq!(told(&[("ACME__ENABLED", "true")]), ["tls.acme.terms_agreed"]);
+        assert!(told(&[("ACME__ENABLED", "true"), ("ACME__TERMS_AGREED", "true")]).is_empty());
+        assert_eq!(told(&[("ACME__DIRECTORY", "http://ca.example/dir")]), ["tls.acme.directory"]);
+        assert_eq!(told(&[("ACME__SECOND_DIRECTORY", "ca.example")]), ["tls.acme.second_directory"]);
+        assert_eq!(told(&[("ACME__EAB_KEY_ID", "id")]), ["tls.acme.eab_hmac_key"]);
+        assert!(told(&[("ACME__EAB_KEY_ID", "id"), ("ACME__EAB_HMAC_KEY", "c2VjcmV0")]).is_empty());
+    }
+
+    #[test]
+    fn values_that_could_not_work_are_mistakes() {
+        for (key, value) in [
+            ("LISTEN", "443"),
+            ("CERTIFICATES", "a:b:c"),
+            ("DEFAULT_NAME", "Upper.example"),
+            ("ACME__CHALLENGES", "dns-01"),
+            ("ACME__CHALLENGE_WAIT_MS", "900"),
+            ("ACME__ORDERS_FOR_RENEWALS", "250"),
+            ("ACME__RENEW_PERCENT", "100"),
+            ("ACME__CONTACT", "nobody"),
+        ] {
+            let expected = format!("tls.{}", key.to_lowercase().replace("__", "."));
+            assert_eq!(told(&[(key, value)]), [expected], "{key}");
+        }
+        assert!(
+            told(&[("LISTEN", "0.0.0.0:443,[::]:443"), ("CERTIFICATES", "a.pem,b.pem:b.key")]).is_empty()
+        );
     }
 }

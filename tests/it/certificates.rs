@@ -19,6 +19,7 @@ fn asking(issuer: &Issuer) -> Vec<(&'static str, String)> {
         ("LIBRA__TLS__ACME__DIRECTORY", issuer.directory.clone()),
         ("LIBRA__TLS__ACME__CA_FILE", issuer.ca_file()),
         ("LIBRA__TLS__ACME__LOOK_MS", "100".to_owned()),
+        ("LIBRA__TLS__ACME__SWEEP_SECONDS", "1".to_owned()),
         ("LIBRA__TLS__ACME__RETRY_FIRST_SECONDS", "1".to_owned()),
         ("LIBRA__TLS__ACME__RETRY_LONGEST_SECONDS", "2".to_owned()),
     ]
@@ -191,18 +192,25 @@ async fn only_proved_domains_are_ordered_shown_to_their_owner_and_keys_are_seale
     assert_eq!((&tls["status"], &tls["issued"]), (&"healthy".into(), &2.into()), "{tls}");
     assert!(tls["soonestExpiry"].is_string());
 
-    // A name that nobody owns any more is not served any more.
+    // A name that nobody owns any more is taken out of service, its key forgotten, and never renewed.
+    let client = https(&issuer.root().await, tls_port, &["shop.example.test", "www.example.test"]);
+    let serves = async |host: &str| client.get(format!("https://{host}:{tls_port}/")).send().await.is_ok();
+    assert!(serves("shop.example.test").await);
     app.change("DELETE FROM custom_domain WHERE hostname = 'shop.example.test'");
-    let client = https(&issuer.root().await, tls_port, &["shop.example.test"]);
-    let url = format!("https://shop.example.test:{tls_port}/");
-    assert!(client.get(&url).send().await.is_ok());
     app.change("UPDATE certificate SET next_try_at = 1");
-    let ordered = number(&app, "SELECT count(*) FROM acme_attempt WHERE hostname = 'shop.example.test'");
-    until(&app, "www.example.test", |c| is_valid(c) && c["nextTry"].as_str() > Some("2000")).await;
-    assert_eq!(
-        number(&app, "SELECT count(*) FROM acme_attempt WHERE hostname = 'shop.example.test'"),
-        ordered
-    );
+    let row =
+        "SELECT state, coalesce(key_sealed, 'none') FROM certificate WHERE hostname = 'shop.example.test'";
+    app.wait("its key is forgotten", async || app.rows(row) == [["none", "none"]]).await;
+    let fresh = async |host: &str| {
+        let client = https(&issuer.root().await, tls_port, &[host]);
+        client.get(format!("https://{host}:{tls_port}/")).send().await.is_ok()
+    };
+    app.wait("it is not served", async || !fresh("shop.example.test").await).await;
+    assert!(fresh("www.example.test").await);
+    let orders =
+        |host: &str| number(&app, &format!("SELECT count(*) FROM acme_attempt WHERE hostname = '{host}'"));
+    app.wait("the other one is renewed", async || orders("www.example.test") == 2).await;
+    assert_eq!(orders("shop.example.test"), 1);
 }
 
 #[tokio::test]

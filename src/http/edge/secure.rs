@@ -108,3 +108,87 @@ impl Early {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ChallengeKind;
+    use crate::tls::Outstanding;
+
+    fn secure() -> Secure {
+        let challenges = Arc::new(Challenges::default());
+        challenges.replace(
+            1,
+            vec![Outstanding {
+                hostname: "shop.example.com".into(),
+                kind: ChallengeKind::Http01,
+                token: "t".into(),
+                key_authorization: "t.thumb".into(),
+            }],
+        );
+        let certificates = Arc::new(CertificateTable::new("", Arc::clone(&challenges)));
+        let made =
+            crate::tls::test_certificate(&["*.libra.localhost", "shop.example.com", "libra.localhost"]);
+        certificates.replace_files([Arc::new(made)]);
+        Secure { challenges, redirect: Some(ToHttps { certificates, port: 443 }) }
+    }
+
+    /// What is answered: `From` says what a trusted proxy said, if there is one.
+    fn early(secure: &Secure, url: &str, is_tls: bool, proxy: Option<&str>) -> Option<Early> {
+        let rules = HostRules::new("libra.localhost", &[], &[]).unwrap();
+        let mut request = http::Request::get(url);
+        if let Some(proto) = proxy.filter(|proto| !proto.is_empty()) {
+            request = request.header(FORWARDED_PROTO, proto);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let authority = head.uri.authority().unwrap().as_str();
+        let class = rules.classify(authority).unwrap();
+        let connection = Connection { peer: None, is_tls };
+        let from_trusted = proxy.is_some();
+        secure.early(&Met { head: &head, connection, from_trusted, authority, class: &class }, &rules)
+    }
+
+    fn sent(url: &str, is_tls: bool, proxy: Option<&str>) -> Option<String> {
+        match early(&secure(), url, is_tls, proxy)? {
+            Early::ToHttps(address) => Some(address),
+            Early::KeyAuthorization(_) => None,
+        }
+    }
+
+    #[test]
+    fn who_comes_in_clear_is_sent_to_https_where_there_is_a_certificate() {
+        for (url, to) in [
+            ("http://Shop.Example.com:8080/a?b=c", "https://shop.example.com/a?b=c"),
+            ("http://blog.libra.localhost/", "https://blog.libra.localhost/"),
+            ("http://libra.localhost/docs", "https://libra.localhost/docs"),
+            ("http://shop.example.com//evil.example/", "https://shop.example.com//evil.example/"),
+        ] {
+            assert_eq!(sent(url, false, None).as_deref(), Some(to), "{url}");
+            assert_eq!(sent(url, true, None), None, "{url}");
+        }
+        for url in ["http://other.example.com/", "http://127.0.0.1/", "http://localhost/"] {
+            assert_eq!(sent(url, false, None), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_how_its_client_came() {
+        let url = "http://shop.example.com/";
+        assert!(sent(url, false, Some("http")).is_some());
+        for said in ["https", ""] {
+            assert_eq!(sent(url, false, Some(said)), None, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_is_answered_on_its_host_by_either_way_and_its_path_is_sent_nowhere() {
+        let secure = secure();
+        for is_tls in [false, true] {
+            let ask = |url: &str| early(&secure, url, is_tls, None);
+            let answer = ask("http://shop.example.com/.well-known/acme-challenge/t");
+            assert!(matches!(answer, Some(Early::KeyAuthorization(text)) if text == "t.thumb"));
+            assert!(ask("http://shop.example.com/.well-known/acme-challenge/u").is_none());
+            assert!(ask("http://libra.localhost/.well-known/acme-challenge/t").is_none());
+        }
+    }
+}
