@@ -6,7 +6,7 @@ CARGO_TOOLS := .libra/cargo-tools/bin
 
 .PHONY: help run test install install-test install-bench doctor \
 	fmt fmt-check lint scripts-lint doc deny unused unit upgrade sandbox openapi \
-	bench bench-quick bench-deploy bench-static bench-memory bench-builds bench-pool bench-production bench-build
+	bench bench-quick bench-deploy bench-static bench-memory bench-builds bench-pool bench-production bench-front-door bench-build
 
 help: ## Show these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,7 +64,7 @@ openapi: ## Run the OpenAPI document through a property-based tester, on a serve
 	@scripts/test-openapi
 
 bench-build: install install-bench
-	cargo build --release --locked
+	cargo build --release --locked --bin libra --example bench-origin
 
 bench: bench-build ## Measure everything (release build); raw output in bench/results
 	@bench/run
@@ -89,3 +89,6 @@ bench-pool: bench-build ## 20 deployments at once, five at a time
 
 bench-production: bench-build ## POST /deploy to live on PostgreSQL, a NATS cluster and S3
 	@bench/run --only production
+
+bench-front-door: bench-build ## The front door against nginx, HAProxy and Caddy; a million hosts; switches under load
+	@bench/run --only front-door hosts connections

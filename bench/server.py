@@ -179,6 +179,17 @@ class Api:
         return wait_until(f"deployment {deployment} is completed", seconds, final, every)
 
 
+def upstream(api, project, *origins):
+    """Registers a Worker as these HTTP origins."""
+    return api.call("PUT", f"/api/v1/projects/{project['id']}/upstream", {"origins": list(origins)})
+
+
+def switch(api, project, version):
+    """Makes an earlier version live."""
+    path = f"/api/v1/projects/{project['id']}/promote"
+    return api.call("POST", path, {"versionId": version})
+
+
 def worker_host(project):
     return f"{project['workerName']}.libra.localhost"
 

@@ -3,21 +3,19 @@
 import base64
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
+import load
 from machine import median
 from server import Api, BenchError, Server, request, wait_until, worker_host
 
 NGINX = "/usr/sbin/nginx"
 CONNECTIONS = 64
-TICKS = os.sysconf("SC_CLK_TCK")
 SMALL, LARGE = "/small.html", "/large.bin"
-UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 NGINX_CONF = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
@@ -89,32 +87,8 @@ class Nginx:
         return [master, *map(int, children)]
 
 
-def cpu_seconds(pids):
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
-
-
-def wrk(core, seconds, address, path, host):
-    command = ["taskset", "-c", core, "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
-    command += ["-H", f"Host: {host}", f"http://{address}{path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
-    text = done.stdout
-    if done.returncode != 0 or "Non-2xx" in text or "Socket errors" in text:
-        raise BenchError(f"wrk saw errors on {path}: {text[-400:]}{done.stderr[-400:]}")
-    requests = int(re.search(r"(\d+) requests in", text).group(1))
-    value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", text).groups()
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))
-    return {"requests": requests, "rate": rate, "p99_ms": float(value) * UNITS[unit], "raw": text}
-
-
 def measure(binary, results, report, quick=False):
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise BenchError("two processors are needed: one for the server, one for the load")
-    server_core, load_core = str(cores[0]), str(cores[1])
+    server_core, load_core, _ = load.cores()
     rounds, seconds = (2, 2) if quick else (5, 5)
     files = content()
     rows = []
@@ -139,10 +113,13 @@ def measure(binary, results, report, quick=False):
             for path in files:
                 # Who goes first alternates, so that drift of the machine hits both.
                 for side in (ours, theirs) if number % 2 == 0 else (theirs, ours):
-                    before = cpu_seconds(side["pids"]())
-                    row = wrk(load_core, seconds, side["address"], path, side["host"])
-                    used = cpu_seconds(side["pids"]()) - before
+                    before = load.cpu_seconds(side["pids"]())
+                    url = f"http://{side['address']}{path}"
+                    row = load.wrk(load_core, seconds, url, side["host"], CONNECTIONS)
+                    used = load.cpu_seconds(side["pids"]()) - before
                     raw = row.pop("raw")
+                    if row["errors"]:
+                        raise BenchError(f"wrk saw errors on {path}: {raw[-400:]}")
                     name = f"static-{number}-{side['name']}-{path[1:].partition('.')[0]}.txt"
                     (results / name).write_text(raw)
                     rows.append({"round": number, "server": side["name"], "path": path, **row,

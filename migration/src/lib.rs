@@ -21,6 +21,8 @@ mod m0004_retired_versions;
 mod m0005_egress;
 mod m0006_org_sandbox;
 mod m0008_certificates;
+mod m0009_live_changes;
+mod m0010_upstreams;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -53,6 +55,8 @@ impl MigratorTrait for Later {
             Box::new(m0005_egress::Migration),
             Box::new(m0006_org_sandbox::Migration),
             Box::new(m0008_certificates::Migration),
+            Box::new(m0009_live_changes::Migration),
+            Box::new(m0010_upstreams::Migration),
         ]
     }
 

@@ -8,7 +8,7 @@ use actix::prelude::*;
 
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::Digest;
-use crate::routing::{Live, WorkerRoute};
+use crate::routing::{Live, Split, WorkerRoute};
 use crate::runtime::{PackSource, SiteVersion, VersionId};
 use crate::store::routes::{LiveRow, RouteChanges, VersionRow};
 
@@ -187,13 +187,13 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
         }
     }
     for (worker, row) in &live {
-        match live_site(parts, &loaded, row).await {
-            Ok(site) => {
+        match live_of(parts, &loaded, row).await {
+            Ok(live) => {
                 parts.tables.publish_worker(WorkerRoute {
                     worker: worker.as_str().into(),
                     org_id: row.org_id.as_str().into(),
                     project_id: row.project_id.as_str().into(),
-                    live: site.map_or(Live::Nothing, Live::Site),
+                    live,
                     epoch: u64::try_from(row.route_epoch).unwrap_or(0),
                 });
             }
@@ -207,18 +207,31 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
     Ok(())
 }
 
-async fn live_site(
+/// What the Worker's clients get, every version of it installed here.
+async fn live_of(
     parts: &ActorParts,
     loaded: &HashMap<&str, Arc<SiteVersion>>,
     row: &LiveRow,
-) -> Result<Option<Arc<SiteVersion>>, String> {
-    let Some(id) = &row.version_id else { return Ok(None) };
-    if let Some(site) = loaded.get(id.as_str()) {
-        return Ok(Some(Arc::clone(site)));
+) -> Result<Live, String> {
+    let Some(id) = &row.version_id else { return Ok(Live::Nothing) };
+    let live = site_of(parts, loaded, row, id).await?;
+    let Some(split) = &row.split else { return Ok(Live::Site(live)) };
+    let other = site_of(parts, loaded, row, &split.version_id).await?;
+    Ok(Live::Split(Arc::new(Split { live, other, percent: split.percent })))
+}
+
+async fn site_of(
+    parts: &ActorParts,
+    loaded: &HashMap<&str, Arc<SiteVersion>>,
+    row: &LiveRow,
+    id: &str,
+) -> Result<Arc<SiteVersion>, String> {
+    if let Some(site) = loaded.get(id) {
+        return Ok(Arc::clone(site));
     }
     let version = parts.pipeline.control.store.version_get(id).await.map_err(|e| e.to_string())?;
     let version = version.ok_or_else(|| format!("version {id} has no row"))?;
-    load(parts, &version, &row.worker_name).await.map(Some)
+    load(parts, &version, &row.worker_name).await
 }
 
 async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Result<Option<String>, String> {

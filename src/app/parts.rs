@@ -17,6 +17,7 @@ use crate::blobs::Blobs;
 use crate::config::{Environment, Settings};
 use crate::control::bootstrap::{bootstrap, development_secret, refuse_bootstrap};
 use crate::control::domains::Addresses;
+use crate::control::live::Routes;
 use crate::control::seal::Sealer;
 use crate::control::{Control, Running};
 use crate::pipeline::Prober;
@@ -106,6 +107,7 @@ impl Parts {
             addresses,
             doorbell: Notify::new(),
             running: Running::default(),
+            routes: Routes::default(),
         };
         Ok(Self {
             control: Arc::new(control),

@@ -183,6 +183,7 @@ fn pipeline(parts: &Parts, files: &Files, book: &Arc<AddressBook>, faults: &Arc<
         let queue = queue.clone();
         Box::pin(async move { refresh(&book, &queue, at_least).await })
     });
+    parts.control.routes.attach(Arc::clone(&refresh_routes));
     Pipeline {
         control: Arc::clone(&parts.control),
         sandboxes: Arc::clone(&parts.sandboxes),

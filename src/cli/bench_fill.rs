@@ -1,5 +1,5 @@
-//! `libra internal bench-fill --workers N`: puts N live Workers of 20 files into a stopped server's
-//! data folder, through the store's own functions, for the memory benchmark.
+//! `libra internal bench-fill --workers N --domains M`: puts N live Workers of 20 files, and M custom domains that
+//! lead to them, into a stopped server's data folder, for the benchmarks of memory and routing.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -29,6 +29,9 @@ struct Args {
     settings: SettingsArgs,
     #[arg(long, default_value_t = 10_000)]
     workers: u32,
+    /// Proved domains in all, shared out among the Workers: `www.customer-<n>.example`
+    #[arg(long, default_value_t = 0)]
+    domains: usize,
 }
 
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
@@ -47,10 +50,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
         return ExitCode::from(70);
     };
-    finish(runtime.block_on(fill(&loaded.settings, args.workers)))
+    finish(runtime.block_on(fill(&loaded.settings, &args)))
 }
 
-async fn fill(settings: &crate::config::Settings, workers: u32) -> Result<(), AdminError> {
+async fn fill(settings: &crate::config::Settings, args: &Args) -> Result<(), AdminError> {
     let store = super::admin::open(settings).await?;
     let edge = settings.data_dir.join("edge");
     let versions = VersionStore::open_folder(&edge).map_err(AppError::from)?;
@@ -65,11 +68,15 @@ async fn fill(settings: &crate::config::Settings, workers: u32) -> Result<(), Ad
         scopes: Scope::ALL.to_vec(),
         admin: false,
     };
-    for number in 0..workers {
-        one(&store, &versions, &who, &packed, number).await?;
+    let hosts: Vec<String> = (0..args.domains).map(|n| format!("www.customer-{n}.example")).collect();
+    let mut shares = hosts.chunks(args.domains.div_ceil(args.workers.max(1) as usize).max(1));
+    for number in 0..args.workers {
+        let project = one(&store, &versions, &who, &packed, number).await?;
+        let share = shares.next().unwrap_or_default();
+        store.bench_domains_fill(who.org_id.as_str(), &project, share).await.map_err(AdminError::Store)?;
     }
     drop(std::fs::remove_file(&packed.pack_path));
-    super::render::line(&format!("{workers} Workers of {FILES} files"));
+    super::render::line(&format!("{} Workers of {FILES} files, {} domains", args.workers, args.domains));
     Ok(())
 }
 
@@ -92,7 +99,7 @@ async fn one(
     who: &Principal,
     packed: &PackedVersion,
     number: u32,
-) -> Result<(), AdminError> {
+) -> Result<String, AdminError> {
     let done = async {
         let worker = format!("bench-{number}");
         let new = NewProject {
@@ -143,11 +150,11 @@ async fn one(
         store.version_record(&hold, &new).await?;
         store.version_switch(&hold, id.as_str()).await?;
         store.deployment_complete(&hold, None).await?;
-        Ok(id)
+        Ok((id, project.id))
     };
-    let id = Box::pin(done).await.map_err(AdminError::Store)?;
+    let (id, project) = Box::pin(done).await.map_err(AdminError::Store)?;
     let id = crate::runtime::VersionId::parse(id.as_str()).map_err(AppError::from)?;
     let source = PackSource::Path(packed.pack_path.clone());
     versions.install(&id, packed.manifest_bytes.clone(), source).await.map_err(AppError::from)?;
-    Ok(())
+    Ok(project)
 }

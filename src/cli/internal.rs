@@ -1,5 +1,5 @@
-//! Commands that the program gives to itself: launchers beside and inside sandboxes, and filling a
-//! database for the benchmarks. Not for people.
+//! Commands that the program gives to itself: launchers beside and inside sandboxes, and what
+//! the benchmarks need inside: a full database, a full table. Not for people.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Some("overlay-trial") => crate::sandbox::overlay_trial_main(),
         Some("sandbox-shim") => crate::sandbox::shim_main(),
         Some("child-launch") => ExitCode::from(crate::queue::child_launch_main(arguments)),
+        Some("bench-hosts") => super::bench_hosts::main(arguments.collect()),
         Some("bench-fill") => super::bench_fill::main(arguments.collect()),
         _ => ExitCode::from(2),
     }

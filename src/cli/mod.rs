@@ -5,11 +5,13 @@
 
 mod admin;
 mod bench_fill;
+mod bench_hosts;
 pub mod cancel;
 pub mod certificates;
 pub mod config;
 pub mod deploy;
 pub mod doctor;
+pub mod live;
 pub mod logs;
 pub mod migrate;
 pub mod orgs;
@@ -19,6 +21,7 @@ mod settings;
 pub mod status;
 pub mod tokens;
 pub mod users;
+pub mod workers;
 
 mod client;
 mod error;
@@ -65,6 +68,16 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Ask for a deployment's end
     Cancel(cancel::CancelArgs),
+    /// List the versions of a project that are kept
+    Versions(live::VersionsArgs),
+    /// Put an earlier version live again, at once
+    Rollback(live::RollbackArgs),
+    /// Put any kept version live, a preview's too
+    Promote(live::PromoteArgs),
+    /// Give a part of the clients another version, or end that
+    Split(live::SplitArgs),
+    /// List Workers, and register the origins of one
+    Workers(workers::WorkersArgs),
     /// Make and list projects
     Projects(projects::ProjectsArgs),
     /// Show how the custom domains' certificates stand
@@ -136,6 +149,21 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Cancel(args) => {
             finish(with(open(), |s| Box::pin(async move { cancel::run(&args, &s).await })).await)
+        }
+        Command::Versions(args) => {
+            finish(with(open(), |s| Box::pin(async move { live::versions(&args, &s).await })).await)
+        }
+        Command::Rollback(args) => {
+            finish(with(open(), |s| Box::pin(async move { live::rollback(&args, &s).await })).await)
+        }
+        Command::Promote(args) => {
+            finish(with(open(), |s| Box::pin(async move { live::promote(&args, &s).await })).await)
+        }
+        Command::Split(args) => {
+            finish(with(open(), |s| Box::pin(async move { live::split(&args, &s).await })).await)
+        }
+        Command::Workers(args) => {
+            finish(with(open(), |s| Box::pin(async move { workers::run(&args, &s).await })).await)
         }
         Command::Projects(args) => {
             finish(with(open(), |s| Box::pin(async move { projects::run(&args, &s).await })).await)

@@ -109,6 +109,32 @@ pub async fn find_or_create(session: &Session, org: &str, name: &str) -> Result<
     }
 }
 
+/// The project that an argument names: by id, Worker name or name.
+///
+/// # Errors
+/// If the server can't be reached, or if there is none or more than one of that name.
+pub async fn find(session: &Session, text: &str) -> Result<Project, CliError> {
+    let mut named = Vec::new();
+    for project in list(session).await? {
+        if project.id == text || project.worker_name == text {
+            return Ok(project);
+        }
+        if project.name == text {
+            named.push(project);
+        }
+    }
+    let several = named.len() > 1;
+    match named.pop() {
+        Some(_) if several => Err(CliError::Usage(format!(
+            "several projects are called '{text}'; say which by its Worker name"
+        ))),
+        Some(project) => Ok(project),
+        None => {
+            Err(CliError::Usage(format!("there is no project '{text}'; `libra projects list` shows them")))
+        }
+    }
+}
+
 async fn create(
     session: &Session,
     org: &str,

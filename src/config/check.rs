@@ -73,6 +73,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
         "must be less than pipeline.sandbox_timeout_seconds",
     );
     demand(s.versions.retained >= 1, "versions.retained", "must be at least 1");
+    demand(s.versions.confirm_ms <= 60_000, "versions.confirm_ms", "must be 0 to 60000");
     demand(s.sweep.interval_ms >= 50, "sweep.interval_ms", "must be at least 50");
     demand(s.http.status_requests_per_minute >= 1, "http.status_requests_per_minute", "must be at least 1");
     for point in &s.testing.hold {
@@ -100,6 +101,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
         production(s, &mut demand);
     }
     let owned = |(key, allowed): (&str, &str)| (key.to_owned(), allowed.to_owned());
+    found.extend(s.upstream.mistakes());
     found.extend(s.blobs.problems().into_iter().map(owned));
     found.extend(s.sandbox.mistakes().into_iter().map(|text| split(&text)));
     found.extend(s.tls.problems());

@@ -8,6 +8,7 @@ mod aliases;
 mod check;
 mod load;
 mod show;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 pub use load::{Loaded, Mistake, Mistakes, load};
 pub use show::show;
+pub use upstream::Upstream;
 
 /// The defaults, and their documentation.
 pub const DEFAULTS: &str = include_str!("../../config.toml");
@@ -61,6 +63,7 @@ pub struct Settings {
     pub sandbox: crate::sandbox::Settings,
     pub toolchain: crate::toolchain::Settings,
     pub versions: Versions,
+    pub upstream: Upstream,
     pub sweep: Sweep,
     pub testing: Testing,
 }
@@ -199,6 +202,7 @@ pub struct Pipeline {
 #[serde(deny_unknown_fields)]
 pub struct Versions {
     pub retained: u64,
+    pub confirm_ms: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -31,6 +31,10 @@ pub enum ControlError {
     ProjectNotFound,
     #[error("the deployment was not found")]
     DeploymentNotFound,
+    #[error("the version was not found")]
+    VersionNotFound,
+    #[error("no upstream is registered")]
+    UpstreamNotFound,
     #[error("{0}")]
     Conflict(&'static str),
     #[error("the plan's {limit} deployments of this month are used up")]

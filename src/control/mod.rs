@@ -8,11 +8,13 @@ pub mod deployments;
 pub mod diff;
 pub mod domains;
 pub mod error;
+pub mod live;
 pub mod projects;
 pub mod seal;
 pub mod sources;
 pub mod status;
 pub mod templates;
+pub mod upstreams;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +44,8 @@ pub struct Control {
     /// Pulled whenever a row may have become due: the sweep rings at once instead of at its next tick.
     pub doorbell: Notify,
     pub running: Running,
+    /// Brings this server's table to a change; waits for nothing else.
+    pub routes: live::Routes,
 }
 
 /// The deployments that run in this process, so that a cancel reaches them without waiting for

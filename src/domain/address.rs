@@ -3,6 +3,29 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
+/// Which addresses may be connected to: public ones, and networks that the operator has named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkRule {
+    allowed: Vec<IpNet>,
+}
+
+impl NetworkRule {
+    #[must_use]
+    pub fn new(allowed: Vec<IpNet>) -> Self {
+        Self { allowed }
+    }
+
+    /// Asked of a literal address, and again of every address that a name resolves to.
+    #[must_use]
+    pub fn may_connect(&self, address: IpAddr) -> bool {
+        // `::ffff:10.0.0.1` is 10.0.0.1.
+        let address = address.to_canonical();
+        is_public(address) || self.allowed.iter().any(|network| network.contains(&address))
+    }
+}
+
 /// Whether an address is a public one: not this host, not a private or shared network, not a link, not
 /// the metadata service of a cloud, nothing reserved; nor any of these in an IPv6 spelling.
 #[must_use]
@@ -54,6 +77,20 @@ fn is_public_v6(v6: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn named_networks_pass_in_every_spelling_and_no_others() {
+        let rule = NetworkRule::new(vec!["10.1.0.0/16".parse().unwrap(), "::1/128".parse().unwrap()]);
+        for fine in ["1.1.1.1", "10.1.2.3", "::ffff:10.1.2.3", "::1", "2606:4700:4700::1111"] {
+            assert!(rule.may_connect(fine.parse().unwrap()), "{fine}");
+        }
+        for refused in
+            ["10.2.0.1", "::ffff:10.2.0.1", "127.0.0.1", "169.254.169.254", "64:ff9b::a01:203", "::"]
+        {
+            assert!(!rule.may_connect(refused.parse().unwrap()), "{refused}");
+        }
+        assert!(!NetworkRule::default().may_connect("127.0.0.1".parse().unwrap()));
+    }
 
     #[test]
     fn nothing_but_public_unicast_passes() {

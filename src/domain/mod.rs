@@ -8,12 +8,14 @@ pub mod certificate;
 pub mod egress;
 pub mod hostname;
 pub mod id;
+pub mod origin;
 pub mod principal;
 pub mod source;
 pub mod status;
 pub mod step;
 pub mod time;
 pub mod tree_path;
+pub mod upstream;
 pub mod worker_name;
 
 pub use budget::Budget;

@@ -24,41 +24,73 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Json(pub Value);
 
+/// The same, or nothing where the request has no body.
+#[derive(Debug)]
+pub struct OptionalJson(pub Option<Value>);
+
+type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, Problem>>>>;
+
 impl FromRequest for Json {
     type Error = Problem;
-    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+    type Future = Extracting<Self>;
 
     fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let mut payload = payload.take();
-        let limit = req.app_data::<Data<FrontDoor>>().map_or(0, |d| d.control.settings.http.body_bytes);
+        let body = read(req, payload);
         let is_json = is_json(req);
-        // Not more than the limit: [`super::surface::wrap`] has looked already.
-        let declared = declared(req.headers());
+        Box::pin(async move { parse(body.await?, is_json).await.map(Self) })
+    }
+}
+
+impl FromRequest for OptionalJson {
+    type Error = Problem;
+    type Future = Extracting<Self>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = read(req, payload);
+        let is_json = is_json(req);
         Box::pin(async move {
-            let mut body = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
-            while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|_| Problem::invalid_request("The body ended too early."))?;
-                if body.len() + chunk.len() > limit {
-                    drain(&mut payload, body.len() + chunk.len()).await;
-                    return Err(too_large(limit));
-                }
-                body.extend_from_slice(&chunk);
+            let body = body.await?;
+            if body.is_empty() {
+                return Ok(Self(None));
             }
-            if !is_json {
-                return Err(Problem::content_type_required());
-            }
-            // Parsing ten megabytes takes long enough to hold up the other requests of this thread.
-            let parsed = actix_web::web::block(move || serde_json::from_slice(&body)).await;
-            match parsed {
-                Ok(Ok(value)) => Ok(Self(value)),
-                Ok(Err(e)) => Err(Problem::invalid_request(format!(
-                    "The body is not valid JSON (line {}, column {}).",
-                    e.line(),
-                    e.column()
-                ))),
-                Err(_) => Err(Problem::overloaded("The server is stopping; try again shortly.")),
-            }
+            parse(body, is_json).await.map(|value| Self(Some(value)))
         })
+    }
+}
+
+fn read(req: &HttpRequest, payload: &mut Payload) -> Extracting<BytesMut> {
+    let mut payload = payload.take();
+    let limit = req.app_data::<Data<FrontDoor>>().map_or(0, |d| d.control.settings.http.body_bytes);
+    // Not more than the limit: [`super::surface::wrap`] has looked already.
+    let declared = declared(req.headers());
+    Box::pin(async move {
+        let mut body = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|_| Problem::invalid_request("The body ended too early."))?;
+            if body.len() + chunk.len() > limit {
+                drain(&mut payload, body.len() + chunk.len()).await;
+                return Err(too_large(limit));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    })
+}
+
+async fn parse(body: BytesMut, is_json: bool) -> Result<Value, Problem> {
+    if !is_json {
+        return Err(Problem::content_type_required());
+    }
+    // Parsing ten megabytes takes long enough to hold up the other requests of this thread.
+    let parsed = actix_web::web::block(move || serde_json::from_slice(&body)).await;
+    match parsed {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => Err(Problem::invalid_request(format!(
+            "The body is not valid JSON (line {}, column {}).",
+            e.line(),
+            e.column()
+        ))),
+        Err(_) => Err(Problem::overloaded("The server is stopping; try again shortly.")),
     }
 }
 

@@ -34,6 +34,15 @@ use super::{api, docs, health};
         api::files::get,
         api::files::put,
         api::certificates::list,
+        api::live::list,
+        api::live::rollback,
+        api::live::promote,
+        api::live::split,
+        api::live::split_end,
+        api::upstreams::list,
+        api::upstreams::get,
+        api::upstreams::put,
+        api::upstreams::delete,
         api::deployments::list,
         api::deployments::get,
         api::deployments::cancel,
@@ -53,6 +62,8 @@ use super::{api, docs, health};
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
         (name = "certificates", description = "How custom domains get their certificates"),
+        (name = "versions", description = "What is live: roll back, promote, split"),
+        (name = "workers", description = "Workers, and those that an operator's origins answer for"),
         (name = "projects", description = "Projects and their stored source"),
         (name = "service", description = "Information, health, documentation")
     )
@@ -177,7 +188,9 @@ fn for_each_response(
 fn operations(openapi: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
     let items = openapi.paths.paths.values_mut();
     items.flat_map(|item| {
-        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch].into_iter().flatten()
+        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
+            .into_iter()
+            .flatten()
     })
 }
 

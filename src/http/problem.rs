@@ -328,6 +328,14 @@ impl From<ControlError> for Problem {
                 let next = "Check the id; it is the deploymentId that POST /deploy answered.";
                 Self::new(StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", "Deployment not found", next)
             }
+            ControlError::VersionNotFound => {
+                let next = "Check versionId; GET /api/v1/projects/{id}/versions lists those that are kept.";
+                Self::new(StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", "Version not found", next)
+            }
+            ControlError::UpstreamNotFound => {
+                let next = "No origins are registered for this project; its Worker serves what is deployed.";
+                Self::new(StatusCode::NOT_FOUND, "WORKER_NOT_FOUND", "Upstream not found", next)
+            }
             ControlError::Conflict(message) => {
                 Self::new(StatusCode::CONFLICT, "CONFLICT", "Conflict", message)
             }

@@ -68,7 +68,8 @@ async fn built(
         }
         Work::Files { directory, sign } => {
             log.say(&format!("libra: {sign}; the files are the site"));
-            (output::pack_tree(walk, &source.tree, &directory).await?, "Files collected: nothing to build")
+            let stored = output::pack_tree(walk, &source.tree, &directory).await?;
+            (noted(log, stored), "Files collected: nothing to build")
         }
         Work::Build(job) => {
             let Some(sandbox) = held.0.as_mut() else {
@@ -84,13 +85,21 @@ async fn built(
             let forget = super::plan::overrides(walk, STEP)?.cache == Some(false);
             let mut bench = Bench { walk, source, sandbox, log, env: all, forget };
             let collected = bench.build(&job).await?;
-            (output::pack_folder(walk, collected.folder, collected.files).await?, "Build finished")
+            let stored = output::pack_folder(walk, collected.folder, collected.files).await?;
+            (noted(log, stored), "Build finished")
         }
     };
     let files = format!("libra: {} files, {} bytes packed", built.file_count, built.pack_size);
     log.say(&files);
     let result = built.clone();
     Ok(Done::completed(built, line).with_result(&result))
+}
+
+fn noted(log: &mut BuildLog<'_>, stored: output::Stored) -> Built {
+    for note in &stored.notes {
+        log.say(note);
+    }
+    stored.built
 }
 
 /// One build: the sandbox, its log, and the variables it gets.

@@ -54,7 +54,9 @@ pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Do
         Switched::CancelRequested => return Err(super::run::CANCELLED),
     };
     refresh(walk, epoch).await?;
-    if walk.row.target == Target::Production.as_str() {
+    // Where an operator's origins answer for the Worker, its live address says nothing of what is deployed.
+    let serves_deployed = !persist(STEP, || store.upstream_is_active(&project.id)).await?;
+    if walk.row.target == Target::Production.as_str() && serves_deployed {
         let expect = Expect::ThisOrNewer(&version, walk.row.seq);
         confirm(walk, &addresses.host(worker.as_str()), &sample, expect).await?;
     }
@@ -107,7 +109,7 @@ async fn refresh(walk: &Walk<'_>, epoch: i64) -> Result<(), StepError> {
 /// Which version must answer.
 enum Expect<'a> {
     Exactly(&'a VersionId),
-    /// Or one with a higher sequence number, which has superseded it meanwhile.
+    /// Or what has gone live under a higher number meanwhile: a newer deployment, or an older version by hand.
     ThisOrNewer(&'a VersionId, i64),
 }
 
@@ -169,10 +171,9 @@ async fn judge(
         return Ok(if answer.verified { Ok(()) } else { Err(wrong) });
     }
     if let Expect::ThisOrNewer(_, seq) = *expect {
-        let other =
-            walk.control().store.version_get(&answer.version).await.map_err(|e| StepError::store(STEP, e))?;
-        let newer = other.is_some_and(|o| o.project_id == walk.row.project_id && o.seq > seq);
-        if newer {
+        let live = walk.control().store.live_get(&walk.row.project_id).await;
+        let (live_seq, live) = live.map_err(|e| StepError::store(STEP, e))?;
+        if live_seq > seq && live.shows(&answer.version) {
             return Ok(Ok(()));
         }
     }

@@ -31,7 +31,6 @@ mod validate;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
@@ -41,15 +40,13 @@ use crate::store::deployments::DeploymentRow;
 use crate::store::journal::Hold;
 use crate::store::projects::ProjectRow;
 
+pub use crate::control::live::RefreshRoutes;
 pub use detect::names as frameworks;
 pub use faults::{Action, Faults, Point};
 pub use probe::{ProbeError, Prober};
 pub use run::{Ended, Stop, run};
 pub use step::{FINAL_HINT, RETRY_HINT, StepError};
 pub use verdict::delay_ms;
-
-/// Brings the routing table of this process to at least an epoch; answers the epoch served.
-pub type RefreshRoutes = Arc<dyn Fn(i64) -> BoxFuture<'static, Result<i64, String>> + Send + Sync>;
 
 /// What the walk works with. Made once, in the composition root.
 #[derive(Clone)]

@@ -10,13 +10,21 @@ use super::step::{StepError, persist};
 use crate::domain::Digest;
 use crate::domain::source::SourceTree;
 use crate::domain::tree_path::TreePath;
+use crate::runtime::site_rules::is_rules_file;
 use crate::runtime::{PackError, PackedVersion, Source, pack};
 
 /// Blobs read at once.
 const PARALLEL: usize = 8;
 
+/// A pack that is stored.
+pub struct Stored {
+    pub built: Built,
+    /// Lines for the build log: what of `_redirects` and `_headers` is left out.
+    pub notes: Vec<String>,
+}
+
 /// Packs the part of a source tree beneath `directory`.
-pub async fn pack_tree(walk: &Walk<'_>, tree: &SourceTree, directory: &str) -> Result<Built, StepError> {
+pub async fn pack_tree(walk: &Walk<'_>, tree: &SourceTree, directory: &str) -> Result<Stored, StepError> {
     let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
     let wanted = tree.files.iter().filter_map(|(path, entry)| {
         let path = TreePath::parse(path.strip_prefix(&prefix)?).ok()?;
@@ -35,7 +43,7 @@ pub async fn pack_tree(walk: &Walk<'_>, tree: &SourceTree, directory: &str) -> R
 }
 
 /// Packs collected files.
-pub async fn pack_folder(walk: &Walk<'_>, folder: PathBuf, paths: Vec<String>) -> Result<Built, StepError> {
+pub async fn pack_folder(walk: &Walk<'_>, folder: PathBuf, paths: Vec<String>) -> Result<Stored, StepError> {
     let mut files = Vec::with_capacity(paths.len());
     for path in paths {
         let parsed = TreePath::parse(&path).map_err(|e| {
@@ -47,7 +55,11 @@ pub async fn pack_folder(walk: &Walk<'_>, folder: PathBuf, paths: Vec<String>) -
     pack_files(walk, files).await
 }
 
-async fn pack_files(walk: &Walk<'_>, files: Vec<(TreePath, Source)>) -> Result<Built, StepError> {
+async fn pack_files(walk: &Walk<'_>, files: Vec<(TreePath, Source)>) -> Result<Stored, StepError> {
+    if !files.is_empty() && files.iter().all(|(path, _)| is_rules_file(path.as_str())) {
+        let hint = "Add a page, for example index.html, beside _redirects and _headers.";
+        return Err(StepError::user(STEP, "The output holds rules only, and no file to serve.", hint));
+    }
     let folder = walk.scratch().join("pack");
     tokio::fs::create_dir_all(&folder).await.map_err(local)?;
     let settings = &walk.control().settings.runtime;
@@ -63,7 +75,8 @@ async fn pack_files(walk: &Walk<'_>, files: Vec<(TreePath, Source)>) -> Result<B
     // Kept beside the pack, so that this node need not fetch what it has just made.
     let beside = manifest_beside(&packed.pack_path);
     tokio::fs::write(beside, &packed.manifest_bytes).await.map_err(local)?;
-    Ok(built)
+    let notes = packed.rules_report.lines().map(|line| format!("libra: {line}")).collect();
+    Ok(Stored { built, notes })
 }
 
 async fn store(walk: &Walk<'_>, packed: &PackedVersion) -> Result<Built, StepError> {

@@ -9,6 +9,7 @@ use sha2::Digest as _;
 use crate::domain::{id, time};
 use crate::routing::probe::{self, ProbeKey};
 use crate::runtime::Manifest;
+use crate::runtime::site_rules::is_rules_file;
 
 /// What an edge answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +52,10 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The file that says most about a version: its root page, else its smallest file.
+    /// The file that says most about a version: its root page, else its smallest file that is served.
     pub fn of(manifest: &Manifest) -> Option<Self> {
-        let file = manifest
-            .files
-            .iter()
-            .find(|f| f.path == "index.html")
-            .or_else(|| manifest.files.iter().min_by_key(|f| f.size))?;
+        let served = || manifest.files.iter().filter(|f| !is_rules_file(&f.path));
+        let file = served().find(|f| f.path == "index.html").or_else(|| served().min_by_key(|f| f.size))?;
         let path = if file.path == "index.html" {
             "/".to_owned()
         } else {

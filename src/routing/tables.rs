@@ -12,6 +12,7 @@ use crate::domain::worker_name::looks_like_preview;
 use crate::routing::host::{HostClass, HostRules};
 use crate::routing::refusal::EdgeRefusal;
 use crate::runtime::SiteVersion;
+use crate::runtime::upstream::Upstream;
 
 /// One Worker and what it serves now. Immutable; a change puts another one into the Worker's slot.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub enum Live {
     Site(Arc<SiteVersion>),
     /// Two versions at once.
     Split(Arc<Split>),
+    /// Origins that the operator registered.
+    Upstream(Arc<Upstream>),
 }
 
 /// Two versions that share a Worker's clients.

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::domain::TreePath;
 use crate::runtime::manifest::{FORMAT, MAX_BODY_BYTES, Manifest, ManifestBody, ManifestFile};
 use crate::runtime::site::Encoding;
+use crate::runtime::site_rules::{self, Report, SiteRules};
 use crate::runtime::store::PACK_FILE;
 use crate::runtime::{compress, media_type};
 
@@ -46,6 +47,8 @@ pub struct PackedVersion {
     /// SHA-256 of `manifest_bytes`, and so of everything: the version's digest.
     pub digest: [u8; 32],
     pub pack_path: PathBuf,
+    /// What can't be used of `_redirects` and `_headers`; the version is good without it.
+    pub rules_report: Report,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +101,31 @@ pub fn build(
         Manifest { version: FORMAT, files: entries, pack_digest: hex::encode(pack_digest), pack_size };
     let manifest_bytes = Bytes::from(manifest.to_bytes());
     let digest = Sha256::digest(&manifest_bytes).into();
-    Ok(PackedVersion { manifest, manifest_bytes, digest, pack_path })
+    let rules_report = rules_report(&files)?;
+    Ok(PackedVersion { manifest, manifest_bytes, digest, pack_path, rules_report })
+}
+
+fn rules_report(files: &[(TreePath, Source)]) -> Result<Report, PackError> {
+    let read = |name: &str| {
+        let Some((path, source)) = files.iter().find(|(path, _)| path.as_str() == name) else {
+            return Ok(None);
+        };
+        let mut content = Vec::new();
+        // One byte more than is read tells that there are more.
+        let limit = site_rules::MAX_FILE_BYTES as u64 + 1;
+        let read = source_reader(path, source)?.take(limit).read_to_end(&mut content);
+        read.map_err(|source| PackError::Read { path: path.clone(), source })?;
+        Ok(Some(content))
+    };
+    let (redirects, headers) = (read(site_rules::REDIRECTS_FILE)?, read(site_rules::HEADERS_FILE)?);
+    Ok(SiteRules::parse(redirects.as_deref(), headers.as_deref()).1)
+}
+
+fn source_reader<'s>(path: &TreePath, source: &'s Source) -> Result<Box<dyn Read + 's>, PackError> {
+    Ok(match source {
+        Source::Bytes(body) => Box::new(&body[..]),
+        Source::Path(file) => Box::new(open_regular(path, file)?),
+    })
 }
 
 /// One file ready to be written: its bytes and its copies.
@@ -228,10 +255,7 @@ impl PackWriter {
 
     /// A file too large to be held: stored as it is, in pieces.
     fn stream(&mut self, path: &TreePath, source: &Source) -> Result<ManifestFile, PackError> {
-        let mut reader: Box<dyn Read + '_> = match source {
-            Source::Bytes(body) => Box::new(&body[..]),
-            Source::Path(file) => Box::new(open_regular(path, file)?),
-        };
+        let mut reader = source_reader(path, source)?;
         let offset = self.size;
         let mut digest = Sha256::new();
         let mut piece = vec![0; COPY_BYTES];

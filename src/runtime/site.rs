@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::runtime::hashed_name::is_named_by_content;
 use crate::runtime::manifest::{Manifest, ManifestError, digest_from_hex};
 use crate::runtime::media_type;
+use crate::runtime::site_rules::{SiteRules, is_rules_file};
 
 /// The content codings a body may be stored in, in the order of the pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,6 +52,8 @@ pub struct SiteVersion {
     paths: Box<str>,
     media_types: Box<[&'static str]>,
     files: Box<[FileEntry]>,
+    /// `None` for the many sites that have none.
+    rules: Option<Box<SiteRules>>,
 }
 
 /// 64 bytes: a site of 20 files costs a good kilobyte.
@@ -134,7 +137,18 @@ impl SiteVersion {
             paths: paths.into_boxed_str(),
             media_types: media_types.into_boxed_slice(),
             files: files.into_boxed_slice(),
+            rules: None,
         })
+    }
+
+    /// The version with what its `_redirects` and `_headers` say.
+    #[must_use]
+    pub fn with_rules(self, rules: Option<Box<SiteRules>>) -> SiteVersion {
+        SiteVersion { rules, ..self }
+    }
+
+    pub fn rules(&self) -> Option<&SiteRules> {
+        self.rules.as_deref()
     }
 
     pub fn id(&self) -> &str {
@@ -171,8 +185,11 @@ impl SiteVersion {
         (0..self.files.len()).map(|at| File { version: self, index: at as u32 })
     }
 
-    /// The file at exactly this path.
+    /// The file at exactly this path; files of rules are nobody's to see.
     pub fn file(&self, path: &str) -> Option<File<'_>> {
+        if is_rules_file(path) {
+            return None;
+        }
         let at = self.files.binary_search_by(|entry| self.path_of(entry).cmp(path)).ok()?;
         Some(File { version: self, index: at as u32 })
     }
@@ -186,6 +203,7 @@ impl SiteVersion {
             + self.paths.len()
             + self.media_types.len() * size_of::<&str>()
             + self.files.len() * size_of::<FileEntry>()
+            + self.rules.as_ref().map_or(0, |rules| rules.memory_bytes())
     }
 
     fn path_of(&self, entry: &FileEntry) -> &str {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::runtime::manifest::{Manifest, ManifestError};
 use crate::runtime::site::SiteVersion;
+use crate::runtime::site_rules::{self, SiteRules};
 
 pub const PACK_FILE: &str = "pack";
 const MANIFEST_FILE: &str = "manifest.json";
@@ -177,10 +179,11 @@ impl VersionStore {
         if size != manifest.pack_size {
             return Err(StoreError::Corrupt { id: id.clone(), what: "its size differs" });
         }
+        let rules = read_rules(&folder.join(PACK_FILE), &manifest).map_err(disk("read"))?;
         let version =
             SiteVersion::new(id.as_str(), Arc::clone(&key.1), folder, created_at_seconds, &manifest)
                 .map_err(|source| StoreError::Manifest { id: id.clone(), source })?;
-        let version = Arc::new(version);
+        let version = Arc::new(version.with_rules(rules));
         let mut opened = self.opened();
         if opened.len() == opened.capacity() {
             opened.retain(|_, version| version.strong_count() > 0);
@@ -260,6 +263,24 @@ impl VersionStore {
     fn opened(&self) -> MutexGuard<'_, Opened> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The rules that lie among a version's files, from its pack: so versions that were packed by a program which
+/// did not know them have them too. Nothing is opened for a site without them.
+fn read_rules(pack: &Path, manifest: &Manifest) -> io::Result<Option<Box<SiteRules>>> {
+    let body = |name: &str| {
+        let at = manifest.files.binary_search_by(|file| (*file.path).cmp(name)).ok()?;
+        manifest.files[at].bodies.first()
+    };
+    let read = |name| {
+        let Some(body) = body(name) else { return Ok::<_, io::Error>(None) };
+        // One byte more than is read tells that there are more.
+        let mut bytes = vec![0; body.size.min(site_rules::MAX_FILE_BYTES as u64 + 1) as usize];
+        File::open(pack)?.read_exact_at(&mut bytes, body.offset)?;
+        Ok(Some(bytes))
+    };
+    let (redirects, headers) = (read(site_rules::REDIRECTS_FILE)?, read(site_rules::HEADERS_FILE)?);
+    Ok(SiteRules::parse(redirects.as_deref(), headers.as_deref()).0)
 }
 
 /// A folder that is gone again unless it was renamed.

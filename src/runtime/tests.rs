@@ -170,3 +170,30 @@ async fn a_twenty_file_worker_takes_a_few_kilobytes() {
     let manifest = std::fs::read(folder.path().join("versions").join(ID).join("manifest.json")).unwrap();
     assert_eq!(Manifest::parse(&manifest).unwrap().files.len(), 20);
 }
+
+#[tokio::test]
+async fn rules_are_reported_when_packed_and_there_when_opened() {
+    let (folder, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files: &[(&str, &[u8])] = &[
+        ("_headers", b"/*\n  X-A: b\n  Date: now"),
+        ("_redirects", b"/a /b\n/c ftp://d"),
+        ("index.html", b"hello"),
+        ("sub/_redirects", b"/not read"),
+    ];
+    let report: Vec<String> = pack(out.path(), files).rules_report.lines().collect();
+    assert_eq!(
+        report,
+        [
+            "line 2 of _redirects is left out: the target must begin with '/', https:// or http://",
+            "line 3 of _headers is left out: the header date belongs to the platform",
+        ]
+    );
+    let version = install(folder.path(), ID, "blog", files).await;
+    let rules = version.rules().unwrap();
+    assert!(rules.has_headers() && rules.redirect("/a", None).is_some());
+    assert!(version.file("_redirects").is_none() && version.file("sub/_redirects").is_some());
+    let plain = install(folder.path(), "fedcba9876543210", "blog", &files[2..]).await;
+    assert!(plain.rules().is_none());
+    let shorter = files.iter().take(2).map(|(path, _)| path.len() + size_of::<[u64; 8]>()).sum::<usize>();
+    assert!(version.memory_bytes() >= plain.memory_bytes() + shorter + rules.memory_bytes());
+}

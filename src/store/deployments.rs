@@ -323,7 +323,7 @@ async fn create_in(
 }
 
 /// The next sequence number of a project and target: whoever holds a lower one can't go live later.
-async fn next_seq(
+pub(super) async fn next_seq(
     tx: &DatabaseTransaction,
     org: &str,
     project: &str,
@@ -351,7 +351,7 @@ async fn next_seq(
 
 /// What waits of this project and target, locked. Everybody locks deployments before the quota and
 /// several of them in order of their ids, so that nobody waits for somebody who waits for him.
-async fn lock_queued(
+pub(super) async fn lock_queued(
     tx: &DatabaseTransaction,
     project: &str,
     target: &str,

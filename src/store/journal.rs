@@ -10,8 +10,8 @@ use sea_orm::{
 };
 
 use super::deployments::DeploymentRow;
-use super::{Store, StoreError, clock, events, routes};
-use crate::domain::{Step, StepStatus, VersionId};
+use super::{Store, StoreError, clock, events, routes, versions};
+use crate::domain::{Step, StepStatus, Target, VersionId};
 
 /// The hold that an attempt has on its deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -254,7 +254,10 @@ impl Store {
             .await?;
         if changed.rows_affected == 0 {
             tx.rollback().await?;
-            return self.switched_before(&row, version).await;
+            return self.switched_before(&row).await;
+        }
+        if row.target == Target::Production.as_str() {
+            versions::end_splits(&tx, &row.project_id, now).await?;
         }
         hold.update().col_expr(deployment::Column::SwitchedAt, Expr::value(now)).exec(&tx).await?;
         let data = serde_json::json!({ "epoch": epoch });
@@ -263,16 +266,14 @@ impl Store {
         Ok(Switched::Live { epoch })
     }
 
-    /// An attempt that resumes after its own switch finds its number live already.
-    async fn switched_before(&self, row: &DeploymentRow, version: &str) -> Result<Switched, StoreError> {
+    /// An attempt that resumes after its own switch has been live, whatever was put live since.
+    async fn switched_before(&self, row: &DeploymentRow) -> Result<Switched, StoreError> {
+        if row.switched_at.is_none() {
+            return Ok(Switched::Superseded);
+        }
         let key = (row.project_id.clone(), row.target.clone());
         let live = project_target::Entity::find_by_id(key).one(&self.read).await?;
-        Ok(match live {
-            Some(t) if t.live_seq == row.seq && t.live_version_id.as_deref() == Some(version) => {
-                Switched::Live { epoch: t.route_epoch }
-            }
-            _ => Switched::Superseded,
-        })
+        Ok(live.map_or(Switched::Superseded, |t| Switched::Live { epoch: t.route_epoch }))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod schema;
 mod settings;
 
 pub mod admission;
+pub mod bench;
 pub mod certificates;
 pub mod deployments;
 pub mod domains;
@@ -27,6 +28,8 @@ pub mod quota;
 pub mod rings;
 pub mod routes;
 pub mod tenants;
+pub mod upstreams;
+pub mod versions;
 
 pub use connect::{Answer, Store};
 pub use error::StoreError;

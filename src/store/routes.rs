@@ -9,7 +9,9 @@ use sea_orm::{
     QueryTrait,
 };
 
-use super::{Store, StoreError};
+use super::upstreams::{self, UpstreamRow};
+use super::{Store, StoreError, versions};
+use crate::domain::OrgScope;
 
 pub use entity::version::Model as VersionRow;
 
@@ -20,15 +22,26 @@ pub struct LiveRow {
     pub org_id: String,
     pub worker_name: String,
     pub version_id: Option<String>,
+    pub split: Option<SplitRow>,
+    /// Wins over what was deployed.
+    pub upstream: Option<UpstreamRow>,
     pub live_seq: i64,
     pub route_epoch: i64,
+}
+
+/// A version that shares the Worker's clients with the live one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitRow {
+    pub version_id: String,
+    /// Of a hundred clients, so many get it: 1 to 99.
+    pub percent: u8,
 }
 
 /// A consistent reading of everything that changed after some epoch.
 #[derive(Debug, Clone, Default)]
 pub struct RouteChanges {
     pub epoch: i64,
-    /// Every project whose live version changed.
+    /// Every project whose live version, split or upstream changed, each whole.
     pub live: Vec<LiveRow>,
     /// Every version that was recorded or retired.
     pub versions: Vec<VersionRow>,
@@ -72,7 +85,11 @@ impl Store {
             .filter(project_target::Column::Target.eq("production"))
             .all(&tx)
             .await?;
-        let live = with_workers(&tx, targets).await?;
+        let targets: HashMap<String, project_target::Model> =
+            targets.into_iter().map(|t| (t.project_id.clone(), t)).collect();
+        let upstreams = upstreams::changed(&tx, epoch).await?;
+        let projects: HashSet<String> = targets.keys().chain(upstreams.keys()).cloned().collect();
+        let live = live_rows(&tx, projects.into_iter().collect(), targets, &upstreams).await?;
         let mut versions = version::Entity::find().filter(version::Column::RouteEpoch.gt(epoch));
         if epoch == 0 {
             // Who knows nothing yet need not be told what is gone.
@@ -81,6 +98,20 @@ impl Store {
         let versions = versions.all(&tx).await?;
         tx.commit().await?;
         Ok(RouteChanges { epoch: now_at, live, versions })
+    }
+
+    /// A page of an organization's Workers in order of their projects' ids.
+    pub async fn worker_list(
+        &self,
+        scope: &OrgScope,
+        after: Option<&str>,
+        limit: u64,
+    ) -> Result<Vec<LiveRow>, StoreError> {
+        let projects = self.project_list(scope, None, after, limit).await?;
+        let ids = projects.into_iter().map(|p| p.id).collect();
+        let mut rows = live_rows(&self.read, ids, HashMap::new(), &HashMap::new()).await?;
+        rows.sort_by(|a, b| a.project_id.cmp(&b.project_id));
+        Ok(rows)
     }
 
     pub async fn version_get(&self, id: &str) -> Result<Option<VersionRow>, StoreError> {
@@ -99,7 +130,7 @@ impl Store {
         Ok(ids.into_iter().collect())
     }
 
-    /// Retires versions of a project beyond the newest `keep`, never the live one.
+    /// Retires versions of a project beyond the newest `keep`, never the live one nor one that a split needs.
     /// Answers the retired ones.
     pub async fn version_retire(&self, project: &str, keep: u64) -> Result<Vec<VersionRow>, StoreError> {
         let tx = self.begin().await?;
@@ -115,6 +146,7 @@ impl Store {
             .filter(version::Column::ProjectId.eq(project))
             .filter(version::Column::RetiredAt.is_null())
             .filter(version::Column::Id.is_not_in(live))
+            .filter(version::Column::Id.not_in_subquery(versions::split_versions(project)))
             // One that is on its way to its switch is newer than anything it could be retired for.
             .filter(
                 version::Column::DeploymentId.not_in_subquery(
@@ -153,6 +185,7 @@ impl Store {
                         .into_query(),
                 ),
             )
+            .filter(version::Column::Id.not_in_subquery(versions::split_versions(project)))
             .exec(&tx)
             .await?;
         tx.commit().await?;
@@ -160,29 +193,41 @@ impl Store {
     }
 }
 
-async fn with_workers<C: ConnectionTrait>(
+/// The whole state of these projects. `targets` are those that were read already, `upstreams` the epochs
+/// of changes that may have left no active one.
+async fn live_rows<C: ConnectionTrait>(
     tx: &C,
-    targets: Vec<project_target::Model>,
+    projects: Vec<String>,
+    mut targets: HashMap<String, project_target::Model>,
+    upstreams: &HashMap<String, i64>,
 ) -> Result<Vec<LiveRow>, StoreError> {
-    let mut live = Vec::with_capacity(targets.len());
-    for batch in targets.chunks(1_000) {
-        let ids = batch.iter().map(|t| t.project_id.clone());
-        let names: HashMap<String, String> = project::Entity::find()
-            .filter(project::Column::Id.is_in(ids))
+    let mut live = Vec::with_capacity(projects.len());
+    for batch in projects.chunks(1_000) {
+        let unread: Vec<&String> = batch.iter().filter(|id| !targets.contains_key(*id)).collect();
+        let found = project_target::Entity::find()
+            .filter(project_target::Column::ProjectId.is_in(unread))
+            .filter(project_target::Column::Target.eq("production"))
             .all(tx)
-            .await?
-            .into_iter()
-            .map(|p| (p.id, p.worker_name))
-            .collect();
-        live.extend(batch.iter().filter_map(|t| {
-            Some(LiveRow {
-                project_id: t.project_id.clone(),
-                org_id: t.org_id.clone(),
-                worker_name: names.get(&t.project_id)?.clone(),
-                version_id: t.live_version_id.clone(),
-                live_seq: t.live_seq,
-                route_epoch: t.route_epoch,
-            })
+            .await?;
+        targets.extend(found.into_iter().map(|t| (t.project_id.clone(), t)));
+        let here = batch.iter().filter_map(|id| targets.get(id));
+        let mut splits: HashMap<String, SplitRow> =
+            versions::open_splits(tx, here).await?.into_iter().collect();
+        let mut active = upstreams::active(tx, batch).await?;
+        let rows = project::Entity::find().filter(project::Column::Id.is_in(batch)).all(tx).await?;
+        live.extend(rows.into_iter().map(|row| {
+            let target = targets.get(&row.id);
+            let epochs = [target.map(|t| t.route_epoch), upstreams.get(&row.id).copied()];
+            LiveRow {
+                version_id: target.and_then(|t| t.live_version_id.clone()),
+                split: splits.remove(&row.id),
+                upstream: active.remove(&row.id),
+                live_seq: target.map_or(0, |t| t.live_seq),
+                route_epoch: epochs.into_iter().flatten().max().unwrap_or(0),
+                project_id: row.id,
+                org_id: row.org_id,
+                worker_name: row.worker_name,
+            }
         }));
     }
     Ok(live)

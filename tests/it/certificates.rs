@@ -326,6 +326,56 @@ async fn orders_beyond_the_budget_wait_and_renewals_have_room_of_their_own() {
 }
 
 #[tokio::test]
+async fn servers_share_one_budget_and_one_of_them_asks_at_a_time() {
+    let (http_port, tls_port) = (free_port(), free_port());
+    let issuer = Issuer::start(http_port, tls_port);
+    let folder = Folder::new();
+    let common = [
+        ("LIBRA__TLS__ACME__ORDERS", "4"),
+        ("LIBRA__TLS__ACME__ORDERS_FOR_RENEWALS", "0"),
+        ("LIBRA__TLS__ACME__CHALLENGE_WAIT_MS", "500"),
+    ];
+    let serve = |http_port, tls_port| {
+        let settings = [asking(&issuer), at(http_port, tls_port)].concat();
+        folder.serve(&[&borrowed(&settings)[..], &common].concat())
+    };
+    let (first, others) =
+        (serve(http_port, tls_port), [serve(free_port(), free_port()), serve(free_port(), free_port())]);
+    let app = TestApp::on(folder, first);
+    for number in 0..7 {
+        domain(&app, &format!("n{number}.example.test"), "active").await;
+    }
+    let settled = "SELECT count(*) FROM certificate WHERE state = 'valid' OR last_words LIKE 'Waits: %'";
+    app.wait("every name got one or waits", async || number(&app, settled) == 7).await;
+    assert_eq!(number(&app, "SELECT count(*) FROM acme_attempt"), 4);
+    assert_eq!(number(&app, "SELECT count(*) FROM certificate WHERE state = 'valid'"), 4);
+    assert_eq!(number(&app, "SELECT count(*) FROM acme_account"), 1);
+    drop(others);
+}
+
+#[tokio::test]
+async fn an_order_that_died_with_its_server_is_counted_and_made_again() {
+    let (http_port, tls_port) = (free_port(), free_port());
+    let mut issuer = Issuer::start(http_port, tls_port);
+    issuer.look_for_seconds(20);
+    let mut settings = [asking(&issuer), at(http_port, tls_port)].concat();
+    settings.push(("LIBRA__TLS__ACME__LEASE_SECONDS", "3".to_owned()));
+    let app = start(&settings).await;
+    domain(&app, "shop.example.test", "active").await;
+    app.wait("the issuer was asked", async || number(&app, "SELECT count(*) FROM acme_challenge") == 1).await;
+    assert_eq!(certificate(&app, "shop.example.test").await["state"], "issuing");
+    let app = app.restart_after_kill(&borrowed(&settings));
+    issuer.look_for_seconds(0);
+    // The issuer has forgotten us meanwhile: that is said, and another account made.
+    let words = |c: &Value| c["lastWords"].as_str().is_some_and(|w| w.starts_with("accountDoesNotExist: "));
+    until(&app, "shop.example.test", words).await;
+    until(&app, "shop.example.test", is_valid).await;
+    let unsettled = "SELECT count(*) FROM acme_attempt WHERE may_have_failed AND may_have_certificate";
+    assert_eq!(number(&app, unsettled), 1);
+    assert_eq!(number(&app, "SELECT count(*) FROM acme_attempt"), 3);
+}
+
+#[tokio::test]
 async fn the_operators_wildcard_serves_workers_and_is_changed_without_a_restart() {
     let (http_port, tls_port) = (free_port(), free_port());
     let folder = Folder::new();

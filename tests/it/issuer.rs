@@ -14,10 +14,12 @@ use crate::parts::Ended;
 pub struct Issuer {
     /// Before the folder: fields are dropped in this order.
     _dns: Ended,
-    _pebble: Ended,
+    pebble: Option<Ended>,
     folder: TempDir,
     pub directory: String,
+    port: u16,
     management: u16,
+    dns: u16,
 }
 
 /// A port that nothing listens on now.
@@ -47,9 +49,6 @@ impl Issuer {
             "externalAccountBindingRequired": false,
         }});
         std::fs::write(path("config.json"), config.to_string()).unwrap();
-        let quiet = |command: &mut Command| {
-            Ended(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-        };
         let names = quiet(
             Command::new("pebble-challtestsrv")
                 .args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""])
@@ -57,18 +56,29 @@ impl Issuer {
                 .args(["-management", &format!("127.0.0.1:{dns_management}")]),
         );
         listens(dns_management);
-        let pebble = quiet(
-            Command::new("pebble")
-                .arg("-config")
-                .arg(path("config.json"))
-                .args(["-dnsserver", &format!("127.0.0.1:{dns}")])
-                // Without its random waits; it still refuses some nonces, and must be asked again.
-                .env("PEBBLE_VA_NOSLEEP", "1"),
-        );
-        listens(port);
-        listens(management);
         let directory = format!("https://127.0.0.1:{port}/dir");
-        Self { _dns: names, _pebble: pebble, folder, directory, management }
+        let mut issuer = Self { _dns: names, pebble: None, folder, directory, port, management, dns };
+        issuer.look_for_seconds(0);
+        issuer
+    }
+
+    /// Starts it anew: it knows no account and no order any more, and looks for a challenge this long.
+    pub fn look_for_seconds(&mut self, seconds: u32) {
+        self.pebble = None;
+        let mut pebble = Command::new("pebble");
+        pebble
+            .arg("-config")
+            .arg(self.folder.path().join("config.json"))
+            .args(["-dnsserver", &format!("127.0.0.1:{}", self.dns)]);
+        // Without its random waits; it still refuses some nonces, and must be asked again.
+        if seconds == 0 {
+            pebble.env("PEBBLE_VA_NOSLEEP", "1");
+        } else {
+            pebble.env("PEBBLE_VA_SLEEPTIME", seconds.to_string());
+        }
+        self.pebble = Some(quiet(&mut pebble));
+        listens(self.port);
+        listens(self.management);
     }
 
     /// The authority of the issuer's own address.
@@ -84,6 +94,10 @@ impl Issuer {
         let url = format!("https://127.0.0.1:{}/roots/0", self.management);
         http.get(url).send().await.unwrap().text().await.unwrap()
     }
+}
+
+fn quiet(command: &mut Command) -> Ended {
+    Ended(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
 fn listens(port: u16) {

@@ -34,6 +34,11 @@ fn body_for(method: &Method, path: &str, org: &str, user: &str, project: &str) -
         }
         ("POST", "/api/v1/projects") => Some(json!({ "name": "intruder", "orgId": org })),
         ("PATCH", _) => Some(json!({ "egressHosts": ["intruder.example"] })),
+        ("POST", path) if path.ends_with("/promote") => Some(json!({ "versionId": "0".repeat(32) })),
+        ("PUT", path) if path.ends_with("/split") => {
+            Some(json!({ "versionId": "0".repeat(32), "percent": 10 }))
+        }
+        ("PUT", path) if path.ends_with("/upstream") => Some(json!({ "origins": ["http://1.1.1.1"] })),
         ("PUT", _) => Some(json!({ "files": files })),
         _ => None,
     }
@@ -148,8 +153,12 @@ async fn a_token_does_what_its_scopes_say_and_ends_when_told() {
     let tokens = scopes.map(|scope| (scope, Member::token(&app, &app.org, &app.user, &["--scope", scope])));
     for (method, path) in guarded_routes(&app).await {
         let asked = path.replace("{id}", if path.contains("deployments") { &id } else { &project });
-        let room =
-            if path.contains("projects") || path.contains("templates") { "projects" } else { "deployments" };
+        // An operator's alone, whatever the scopes say.
+        if path.ends_with("/upstream") {
+            continue;
+        }
+        let of_projects = ["projects", "templates", "workers"].iter().any(|word| path.contains(word));
+        let room = if of_projects { "projects" } else { "deployments" };
         let needed = format!("{room}:{}", if method == Method::GET { "read" } else { "write" });
         for (scope, member) in &tokens {
             let body = body_for(&method, &path, &app.org, &app.user, &project);

@@ -6,10 +6,12 @@ mod deploy_body;
 mod deploy_schema;
 pub mod deployments;
 pub mod files;
+pub mod live;
 pub mod page;
 pub mod projects;
 pub mod status;
 pub mod streams;
+pub mod upstreams;
 
 pub use deploy_schema::InitFileBody;
 
@@ -34,6 +36,12 @@ pub const PATHS: &[&str] = &[
     "/api/v1/projects",
     "/api/v1/projects/{id}",
     "/api/v1/projects/{id}/files",
+    "/api/v1/projects/{id}/versions",
+    "/api/v1/projects/{id}/rollback",
+    "/api/v1/projects/{id}/promote",
+    "/api/v1/projects/{id}/split",
+    "/api/v1/projects/{id}/upstream",
+    "/api/v1/workers",
     "/api/v1/templates",
     "/api/v1/certificates",
     "/api/v1/deployments",
@@ -61,6 +69,15 @@ pub const ENDPOINTS: &[&str] = &[
     "PATCH /api/v1/projects/{id}",
     "GET /api/v1/projects/{id}/files",
     "PUT /api/v1/projects/{id}/files",
+    "GET /api/v1/projects/{id}/versions",
+    "POST /api/v1/projects/{id}/rollback",
+    "POST /api/v1/projects/{id}/promote",
+    "PUT /api/v1/projects/{id}/split",
+    "DELETE /api/v1/projects/{id}/split",
+    "GET /api/v1/projects/{id}/upstream",
+    "PUT /api/v1/projects/{id}/upstream",
+    "DELETE /api/v1/projects/{id}/upstream",
+    "GET /api/v1/workers",
     "GET /api/v1/templates",
     "GET /api/v1/certificates",
     "GET /api/v1/deployments",
@@ -75,6 +92,7 @@ pub fn routes(config: &mut ServiceConfig) {
     let post = actix_web::web::post;
     let put = actix_web::web::put;
     let patch = actix_web::web::patch;
+    config.configure(live_routes);
     config
         .service(resource("/", vec![(Method::GET, read().to(health::info))]))
         .service(resource("/deploy", vec![(Method::POST, post().to(deploy::post))]))
@@ -106,4 +124,28 @@ pub fn routes(config: &mut ServiceConfig) {
             "/api/v1/deployments/{id}/cancel",
             vec![(Method::POST, post().to(deployments::cancel))],
         ));
+}
+
+fn live_routes(config: &mut ServiceConfig) {
+    let post = actix_web::web::post;
+    let put = actix_web::web::put;
+    let delete = actix_web::web::delete;
+    let of_project = |name: &str, routes| resource(&format!("/api/v1/projects/{{id}}/{name}"), routes);
+    config
+        .service(of_project("versions", vec![(Method::GET, read().to(live::list))]))
+        .service(of_project("rollback", vec![(Method::POST, post().to(live::rollback))]))
+        .service(of_project("promote", vec![(Method::POST, post().to(live::promote))]))
+        .service(of_project(
+            "split",
+            vec![(Method::PUT, put().to(live::split)), (Method::DELETE, delete().to(live::split_end))],
+        ))
+        .service(of_project(
+            "upstream",
+            vec![
+                (Method::GET, read().to(upstreams::get)),
+                (Method::PUT, put().to(upstreams::put)),
+                (Method::DELETE, delete().to(upstreams::delete)),
+            ],
+        ))
+        .service(resource("/api/v1/workers", vec![(Method::GET, read().to(upstreams::list))]));
 }

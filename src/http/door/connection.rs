@@ -101,17 +101,22 @@ async fn speak_http1(
     let findings = Arc::new(Findings::default());
     let bounds = shared.settings.bounds;
     let guarded = Guarded::http1(socket, ahead, bounds, Arc::clone(&findings));
-    let service = Answering { shared: Rc::clone(shared), connection, findings };
+    let service = Answering { shared: Rc::clone(shared), connection, findings: Arc::clone(&findings) };
     let mut builder = http1::Builder::new();
     // The guard has all limits of time.
-    builder.header_read_timeout(None).max_buf_size(bounds.head_bytes + READ_BYTES).pipeline_flush(true);
+    builder.header_read_timeout(None).max_buf_size(bounds.head_bytes + READ_BYTES);
     let serving = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
     let mut serving = pin!(serving);
     tokio::select! {
-        ended = serving.as_mut() => return ended.map_err(io::Error::other),
+        ended = serving.as_mut() => {
+            findings.tunnel_ended().await;
+            return ended.map_err(io::Error::other);
+        }
         () = shared.draining.cancelled() => serving.as_mut().graceful_shutdown(),
     }
-    serving.await.map_err(io::Error::other)
+    let ended = serving.await;
+    findings.tunnel_ended().await;
+    ended.map_err(io::Error::other)
 }
 
 async fn speak_http2(

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::chunks::{Chunks, Followed};
 use super::head::{Framing, Scanned, scan};
+use crate::http::edge::tunnel::Tunnel;
 use crate::routing::BadRequest;
 
 /// What a client that keeps us waiting for its head is told, if nothing else is on the way to it.
@@ -55,8 +56,9 @@ pub struct Findings {
     seen: AtomicU64,
     /// Answers not yet given whole.
     open: AtomicUsize,
-    /// The connection speaks another protocol from now on.
+    /// The connection speaks another protocol from now on, until this tells its end.
     upgraded: AtomicBool,
+    tunnel: OnceLock<Tunnel>,
 }
 
 impl Findings {
@@ -66,8 +68,17 @@ impl Findings {
         self.bad.get().filter(|(first, _)| number >= *first).map(|(_, what)| *what)
     }
 
-    pub fn upgrade(&self) {
+    pub fn upgrade(&self, tunnel: Tunnel) {
         self.upgraded.store(true, Relaxed);
+        let _the_only_one = self.tunnel.set(tunnel);
+    }
+
+    /// Waits for the end of the tunnel, if there is one.
+    pub async fn tunnel_ended(&self) {
+        if let Some(ending) = self.tunnel.get().and_then(Tunnel::end) {
+            // The sender is dropped with the tunnel; nothing is ever sent.
+            drop(ending.await);
+        }
     }
 
     pub fn open(self: &Arc<Self>) -> Open {
@@ -296,6 +307,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if result.is_ready() {
             self.write_since = None;
+            if self.findings.upgraded.load(Relaxed) {
+                // Either side may speak; silence is that of both.
+                self.waiting_since = Instant::now();
+            }
             return result;
         }
         let since = *self.write_since.get_or_insert_with(Instant::now);

@@ -8,6 +8,8 @@ pub mod control;
 mod guard;
 mod head;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::net::{SocketAddr, TcpListener};

@@ -16,6 +16,7 @@ use super::accept::Seat;
 use super::control::{Configure, ControlSurface};
 use super::guard::Findings;
 use super::{Accepted, DoorSettings, connection};
+use crate::http::edge::tunnel::Tunnel;
 use crate::http::edge::{self, Body, Connection, EdgeState, Outcome, RequestBody};
 use crate::routing::{BadRequest, EdgeRefusal};
 
@@ -129,6 +130,9 @@ impl Shared {
                 None => (self.edge.refuse)(&id, false, EdgeRefusal::Saturated).map(Body::bytes),
             },
         };
+        if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+            findings.upgrade(tunnel.clone());
+        }
         response.map(|body| body.holding((open, in_hand)))
     }
 }

@@ -8,58 +8,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use crate::runtime::upstream::OriginBody;
+pub use crate::runtime::upstream::RequestBody;
+
 /// Why a body ended early. Its text goes into the log only.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
-/// What a client sends.
-#[derive(Debug, Default)]
-pub enum RequestBody {
-    #[default]
-    Empty,
-    Incoming(hyper::body::Incoming),
-}
-
-impl From<hyper::body::Incoming> for RequestBody {
-    fn from(body: hyper::body::Incoming) -> Self {
-        if body.is_end_stream() { Self::Empty } else { Self::Incoming(body) }
-    }
-}
-
-impl RequestBody {
-    /// Whether the client sends something that somebody must read or cut off.
-    pub fn is_empty(&self) -> bool {
-        self.is_end_stream()
-    }
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Incoming(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Incoming(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Incoming(body) => body.size_hint(),
-        }
-    }
-}
 
 type Pieces = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>>>>;
 type Frames = Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>;
@@ -77,6 +30,8 @@ enum Kind {
     /// So many bytes from a disk.
     Sized(u64, Pieces),
     Frames(Frames),
+    /// Not boxed: the way of every forwarded answer.
+    Origin(OriginBody),
 }
 
 impl Body {
@@ -91,6 +46,10 @@ impl Body {
     /// `size` is what all pieces together have.
     pub fn sized(size: u64, pieces: impl Stream<Item = std::io::Result<Bytes>> + 'static) -> Self {
         Self { kind: Kind::Sized(size, Box::pin(pieces)), held: None }
+    }
+
+    pub fn origin(body: OriginBody) -> Self {
+        Self { kind: Kind::Origin(body), held: None }
     }
 
     /// A body that somebody else makes, with its trailers.
@@ -139,6 +98,7 @@ impl HttpBody for Body {
                 Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
             },
             Kind::Frames(frames) => frames.as_mut().poll_frame(cx),
+            Kind::Origin(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 
@@ -148,6 +108,7 @@ impl HttpBody for Body {
             Kind::Bytes(bytes) => bytes.is_empty(),
             Kind::Sized(left, _) => *left == 0,
             Kind::Frames(frames) => frames.is_end_stream(),
+            Kind::Origin(body) => body.is_end_stream(),
         }
     }
 
@@ -157,6 +118,7 @@ impl HttpBody for Body {
             Kind::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Sized(left, _) => SizeHint::with_exact(*left),
             Kind::Frames(frames) => frames.size_hint(),
+            Kind::Origin(body) => body.size_hint(),
         }
     }
 }

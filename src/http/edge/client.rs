@@ -25,6 +25,14 @@ pub fn client<'r>(
         .unwrap_or(peer)
 }
 
+/// The lines of `X-Forwarded-For` as one: only addresses, so that nothing else rides along.
+pub fn chain<'r>(forwarded: impl Iterator<Item = &'r str>) -> String {
+    let addresses =
+        forwarded.flat_map(|line| line.split(',')).filter_map(|a| a.trim().parse::<IpAddr>().ok());
+    let texts: Vec<String> = addresses.map(|address| address.to_string()).collect();
+    texts.join(", ")
+}
+
 /// One subscriber of IPv6 has a whole /64, so that is one client.
 pub fn bucket(client: IpAddr) -> IpAddr {
     match client {

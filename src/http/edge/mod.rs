@@ -6,6 +6,7 @@ pub mod client;
 pub mod conditional;
 pub mod describe;
 pub mod dispatch;
+mod forward;
 pub mod host;
 pub mod isolate;
 pub mod negotiate;
@@ -16,6 +17,7 @@ mod site;
 mod split;
 #[cfg(test)]
 mod tests;
+pub mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 
 use crate::routing::probe::{self, ProbeKey};
 use crate::routing::{BadRequest, EdgeRefusal, HostClass, HostRules, Live, Resolved, Tables, Target};
+use crate::runtime::upstream::Upstream;
 use crate::runtime::{BodyCache, SiteVersion};
 
 pub use body::{Body, RequestBody};
@@ -98,20 +101,40 @@ pub async fn serve(
         Aim::Worker(_) if is_saturated => Err(EdgeRefusal::Saturated.into()),
         aim => Ok(aim),
     });
-    let mut response = match aimed {
-        Ok(Aim::Early(early)) => early.answer(),
+    let way = match aimed {
+        Ok(Aim::Early(early)) => Way::Answer(early.answer()),
         Ok(Aim::Platform) => return Outcome::Platform(Request::from_parts(head, body), id),
-        Ok(Aim::Worker(aimed)) => aimed.answer(&head, &id, state).await,
-        Err(refused) => refused.answer(&head, &id, state),
+        Ok(Aim::Worker(aimed)) => aimed.way(&head, &id, state).await,
+        Err(refused) => Way::Answer(refused.answer(&head, &id, state)),
     };
-    if unread {
-        // A site reads no body. What was not read can't be told from a next request, so the connection ends.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    let headers = response.headers_mut();
-    headers.insert(request_id::NAME, id.into_value());
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let mut response = match way {
+        Way::Answer(mut response) => {
+            if unread {
+                // What was not read can't be told from a next request, so the connection ends.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+                .headers_mut()
+                .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            response
+        }
+        Way::Forward(forwarding) => {
+            let accept = head.headers.get(header::ACCEPT).cloned();
+            let version = head.version;
+            match forwarding.send(head, body, &id, state).await {
+                Ok(response) => response,
+                Err(refusal) => refusal_answer(accept.as_ref(), version, &id, state, refusal),
+            }
+        }
+    };
+    response.headers_mut().insert(request_id::NAME, id.into_value());
     Outcome::Answered(response)
+}
+
+/// What is to be done for a request that found its target.
+enum Way {
+    Answer(Response<Body>),
+    Forward(forward::Forwarding),
 }
 
 enum Aim<'r> {
@@ -127,6 +150,8 @@ struct Aimed<'r> {
     is_probe: bool,
     strategy: Strategy,
     connection: Connection,
+    authority: &'r str,
+    from_trusted: bool,
     /// What the Worker sees.
     path: &'r str,
     query: Option<std::borrow::Cow<'r, str>>,
@@ -173,14 +198,24 @@ fn aim<'r>(
         return Ok(Aim::Early(early));
     }
     let strategy = match class {
-        HostClass::Platform => return by_path_or_query(head, connection, state),
+        HostClass::Platform => return by_path_or_query(head, connection, authority, from_trusted, state),
         HostClass::Worker(_) => Strategy::Subdomain,
         HostClass::Custom(_) => Strategy::CustomDomain,
     };
     match state.tables.resolve(&state.rules, &class) {
         Ok(Resolved { target, epoch }) => {
             let query = query.map(Into::into);
-            Ok(Aim::Worker(Aimed { target, epoch, is_probe, strategy, connection, path, query }))
+            Ok(Aim::Worker(Aimed {
+                target,
+                epoch,
+                is_probe,
+                strategy,
+                connection,
+                authority,
+                from_trusted,
+                path,
+                query,
+            }))
         }
         Err(refusal) => Err(Refused { refusal, is_probe }),
     }
@@ -189,6 +224,8 @@ fn aim<'r>(
 fn by_path_or_query<'r>(
     head: &'r Parts,
     connection: Connection,
+    authority: &'r str,
+    from_trusted: bool,
     state: &EdgeState,
 ) -> Result<Aim<'r>, Refused> {
     let Some(found) = dispatch::find(&head.method, head.uri.path(), head.uri.query())? else {
@@ -202,25 +239,80 @@ fn by_path_or_query<'r>(
     }
     let Resolved { target, epoch } = state.tables.resolve_label(&state.rules, &found.worker)?;
     let dispatch::Found { strategy, path, query, .. } = found;
-    Ok(Aim::Worker(Aimed { target, epoch, is_probe: false, strategy, connection, path, query }))
+    Ok(Aim::Worker(Aimed {
+        target,
+        epoch,
+        is_probe: false,
+        strategy,
+        connection,
+        authority,
+        from_trusted,
+        path,
+        query,
+    }))
 }
 
 impl Aimed<'_> {
-    async fn answer(self, head: &Parts, id: &RequestId, state: &EdgeState) -> Response<Body> {
-        let (version, sticky) = match self.target {
-            Target::Preview(version) => (version, None),
-            Target::Redirect(to) => return redirect(head, self.connection, &to),
+    async fn way(self, head: &Parts, id: &RequestId, state: &EdgeState) -> Way {
+        let (version, sticky) = match &self.target {
+            Target::Preview(version) => (Arc::clone(version), None),
+            Target::Redirect(to) => return Way::Answer(redirect(head, self.connection, to)),
             Target::Worker(route) => match &route.live {
                 Live::Site(version) => (Arc::clone(version), None),
                 Live::Split(split) => split::choose(split, &head.headers, self.strategy),
-                Live::Nothing => return refuse(head, id, state, EdgeRefusal::WorkerNotFound),
+                Live::Upstream(upstream) => {
+                    let (upstream, worker) = (Arc::clone(upstream), Arc::clone(&route.worker));
+                    return match self.forwarding(head, upstream, worker) {
+                        Some(forwarding) => Way::Forward(forwarding),
+                        None => Way::Answer(refuse(head, id, state, EdgeRefusal::InvalidHost)),
+                    };
+                }
+                Live::Nothing => return Way::Answer(refuse(head, id, state, EdgeRefusal::WorkerNotFound)),
             },
         };
+        Way::Answer(self.from_site(version, sticky, head, id, state).await)
+    }
+
+    fn forwarding(
+        self,
+        head: &Parts,
+        upstream: Arc<Upstream>,
+        worker: Arc<str>,
+    ) -> Option<forward::Forwarding> {
+        let target = match self.strategy {
+            Strategy::Subdomain | Strategy::CustomDomain => head.uri.path_and_query().cloned(),
+            Strategy::Path | Strategy::Query => match &self.query {
+                Some(query) => PathAndQuery::try_from(format!("{}?{query}", self.path)).ok(),
+                None => PathAndQuery::try_from(self.path).ok(),
+            },
+        };
+        Some(forward::Forwarding {
+            upstream,
+            worker,
+            target: target.unwrap_or_else(|| PathAndQuery::from_static("/")),
+            authority: HeaderValue::from_str(self.authority).ok()?,
+            strategy: self.strategy,
+            from_trusted: self.from_trusted,
+            connection: self.connection,
+        })
+    }
+
+    async fn from_site(
+        self,
+        version: Arc<SiteVersion>,
+        sticky: Option<HeaderValue>,
+        head: &Parts,
+        id: &RequestId,
+        state: &EdgeState,
+    ) -> Response<Body> {
+        let prefix = self.prefix(head);
         let asked = site::Asked {
             method: &head.method,
             path: self.path,
             query: self.query.as_deref(),
             headers: &head.headers,
+            prefix: &prefix,
+            ignores_rules: self.is_probe,
         };
         let (result, digest) = site::answer(&asked, &state.cache, &version).await;
         let mut response = result.unwrap_or_else(|refusal| refuse(head, id, state, refusal));
@@ -229,11 +321,26 @@ impl Aimed<'_> {
         }
         if self.strategy.is_on_platform_origin() {
             isolate::seal(response.headers_mut());
+        } else if self.strategy == Strategy::Subdomain && version.rules().is_some() {
+            isolate::keep_to_own_host(response.headers_mut(), state.rules.base());
         }
         if self.is_probe {
             Proof { epoch: self.epoch, version: Some(version), digest }.write(response.headers_mut());
         }
         response
+    }
+}
+
+impl Aimed<'_> {
+    /// Where the Worker's own paths begin on the host that the client sees.
+    fn prefix<'h>(&self, head: &'h Parts) -> std::borrow::Cow<'h, str> {
+        let whole = head.uri.path();
+        match (self.strategy, &self.target) {
+            (Strategy::Path, _) => whole.strip_suffix(self.path).unwrap_or(whole).into(),
+            // The one path that a query can ask for is the top; others are found by path.
+            (Strategy::Query, Target::Worker(route)) => format!("/dispatch/{}", route.worker).into(),
+            (Strategy::Query | Strategy::Subdomain | Strategy::CustomDomain, _) => "".into(),
+        }
     }
 }
 
@@ -275,21 +382,32 @@ fn is_probe(head: &Parts, state: &EdgeState, class: &HostClass<'_>) -> bool {
 }
 
 fn refuse(head: &Parts, id: &RequestId, state: &EdgeState, refusal: EdgeRefusal) -> Response<Body> {
-    // The connection can't be trusted to be in step with us any more.
-    let ends =
-        matches!(refusal, EdgeRefusal::InvalidHost | EdgeRefusal::Malformed(_) | EdgeRefusal::MethodRefused);
-    let allow = match refusal {
-        EdgeRefusal::MethodNotAllowed => Some("GET, HEAD"),
-        EdgeRefusal::MethodRefused => Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-        _ => None,
-    };
-    let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    refusal_answer(head.headers.get(header::ACCEPT), head.version, id, state, refusal)
+}
+
+fn refusal_answer(
+    accept: Option<&HeaderValue>,
+    version: Version,
+    id: &RequestId,
+    state: &EdgeState,
+    refusal: EdgeRefusal,
+) -> Response<Body> {
+    // The connection can't be trusted to be in step with us any more, or holds a body that nobody reads.
+    let ends = matches!(
+        refusal,
+        EdgeRefusal::InvalidHost
+            | EdgeRefusal::Malformed(_)
+            | EdgeRefusal::MethodRefused
+            | EdgeRefusal::BodyTooLarge { .. }
+    );
+    let allow = matches!(refusal, EdgeRefusal::MethodNotAllowed).then_some("GET, HEAD");
+    let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or("");
     let mut response = (state.refuse)(id, accept.contains("text/html"), refusal).map(Body::bytes);
     let headers = response.headers_mut();
     if let Some(allow) = allow {
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
     }
-    if ends && head.version < Version::HTTP_2 {
+    if ends && version < Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -12,7 +12,8 @@ use crate::routing::EdgeRefusal;
 use crate::runtime::cache::{Body as Held, etag};
 use crate::runtime::lookup::Intent;
 use crate::runtime::site::Extent;
-use crate::runtime::{BodyCache, Encoding, File, Found, ReadError, SiteVersion, find};
+use crate::runtime::site_rules::{self, Location};
+use crate::runtime::{BodyCache, Decision, Encoding, File, Found, ReadError, SiteVersion, decide, find};
 
 /// The digest is that of the file behind the answer, for the probe.
 pub(super) type Answer = (Result<Response<Body>, EdgeRefusal>, Option<[u8; 32]>);
@@ -24,6 +25,10 @@ pub(super) struct Asked<'r> {
     pub path: &'r str,
     pub query: Option<&'r str>,
     pub headers: &'r HeaderMap,
+    /// Where the site's own paths begin on the host that the client sees; empty at the host's top.
+    pub prefix: &'r str,
+    /// A deployment's probe asks for the files themselves, whatever the site's rules say.
+    pub ignores_rules: bool,
 }
 
 pub(super) async fn answer(asked: &Asked<'_>, cache: &Arc<BodyCache>, version: &Arc<SiteVersion>) -> Answer {
@@ -31,7 +36,16 @@ pub(super) async fn answer(asked: &Asked<'_>, cache: &Arc<BodyCache>, version: &
         return (Err(EdgeRefusal::MethodNotAllowed), None);
     }
     let path = asked.path;
-    let (file, status) = match find(version, path, || intent(asked.headers)) {
+    let wants = || intent(asked.headers);
+    let found = if asked.ignores_rules {
+        find(version, path, wants)
+    } else {
+        match decide(version, path, asked.query, wants) {
+            Decision::Found(found) => found,
+            Decision::Redirect(to) => return (Ok(redirect_by_rule(asked, &to)), None),
+        }
+    };
+    let (file, status) = match found {
         Found::File(file) => (file, StatusCode::OK),
         Found::NotFoundPage(file) => (file, StatusCode::NOT_FOUND),
         Found::AddSlash => return (Ok(redirect(asked, &format!("./{}/", last_segment(path)))), None),
@@ -39,10 +53,13 @@ pub(super) async fn answer(asked: &Asked<'_>, cache: &Arc<BodyCache>, version: &
         Found::Nothing => return (Err(EdgeRefusal::FileNotFound), None),
     };
     let sending = Sending { asked, cache, version, file };
-    let result = match status {
+    let mut result = match status {
         StatusCode::OK => sending.file().await,
         _ => sending.not_found_page().await,
     };
+    if let (Ok(response), Some(rules)) = (&mut result, version.rules()) {
+        rules.apply_headers(path, response.headers_mut());
+    }
     (result.map_err(|error| refusal(&error)), Some(*file.digest()))
 }
 
@@ -58,6 +75,13 @@ impl Sending<'_> {
     async fn file(&self) -> Result<Response<Body>, ReadError> {
         let headers = self.asked.headers;
         let encoding = negotiate::choose(headers, self.file);
+        if headers.contains_key(header::IF_MATCH) || headers.contains_key(header::IF_UNMODIFIED_SINCE) {
+            // A range is always of the file as it was built, so that tag is good too.
+            let tags = [etag(self.file, encoding), etag(self.file, Encoding::Identity)];
+            if conditional::is_another(headers, &tags, self.version.created_at_seconds()) {
+                return Ok(answer_with(StatusCode::PRECONDITION_FAILED, Body::empty()));
+            }
+        }
         if headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MODIFIED_SINCE) {
             let tag = etag(self.file, encoding);
             if conditional::is_unchanged(headers, &tag, self.version.created_at_seconds()) {
@@ -182,6 +206,18 @@ fn redirect(asked: &Asked<'_>, target: &str) -> Response<Body> {
     let query = asked.query.map_or_else(String::new, |query| format!("?{query}"));
     let mut response = answer_with(StatusCode::TEMPORARY_REDIRECT, Body::empty());
     response.headers_mut().insert(header::LOCATION, text(&format!("{target}{query}")));
+    response.headers_mut().insert(header::CACHE_CONTROL, describe::revalidate());
+    response
+}
+
+/// Even a permanent one is asked for again each time: it would outlive the deployment in browsers.
+fn redirect_by_rule(asked: &Asked<'_>, to: &site_rules::Redirect) -> Response<Body> {
+    let mut response = answer_with(to.status, Body::empty());
+    let location = match &to.location {
+        Location::Site(path) => text(&format!("{}{path}", asked.prefix)),
+        Location::Elsewhere(address) => text(address),
+    };
+    response.headers_mut().insert(header::LOCATION, location);
     response.headers_mut().insert(header::CACHE_CONTROL, describe::revalidate());
     response
 }

@@ -1,0 +1,445 @@
+//! Forwarding through a real front door to real sockets, with origins that behave and origins that do not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::http::edge::{EdgeState, Limits, TrustedProxies};
+use crate::http::problem;
+use crate::routing::probe::ProbeKey;
+use crate::routing::{HostRules, Live, Tables, WorkerRoute};
+use crate::runtime::BodyCache;
+use crate::runtime::upstream::{Address, Policy, Upstream};
+
+const HOST: &str = "app.libra.localhost";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A front door before origins.
+struct House {
+    door: Option<Door>,
+    address: std::net::SocketAddr,
+    upstream: Arc<Upstream>,
+}
+
+fn policy() -> Policy {
+    Policy {
+        connect: Duration::from_secs(2),
+        first_byte: Duration::from_millis(700),
+        idle: Duration::from_millis(700),
+        keep_idle: Duration::from_secs(60),
+        requests: 100,
+        idle_connections: 16,
+        retries: 2,
+        eject_after: 3,
+        eject_first: Duration::from_secs(60),
+        eject_longest: Duration::from_secs(600),
+        health: None,
+    }
+}
+
+fn house(origins: &[u16], policy: Policy) -> House {
+    let address = |port: &u16| Address::Tcp { host: "127.0.0.1".into(), port: *port, tls: false };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let origins = origins.iter().map(address).collect();
+    let upstream = Arc::new(Upstream::new(origins, policy, Arc::new(|_| true), Arc::new(tls), 1));
+    let tables = Tables::new();
+    tables.publish_worker(WorkerRoute {
+        worker: "app".into(),
+        org_id: "o".into(),
+        project_id: "p".into(),
+        live: Live::Upstream(Arc::clone(&upstream)),
+        epoch: 1,
+    });
+    tables.workers_are_at(1);
+    tables.hosts_are_loaded();
+    let edge = EdgeState {
+        tables: Arc::new(tables),
+        rules: Arc::new(HostRules::new("libra.localhost", &[], &[]).unwrap()),
+        cache: Arc::new(BodyCache::new(&crate::runtime::test_site::settings())),
+        probe_key: ProbeKey::new(b"key"),
+        trusted_proxies: Arc::new(TrustedProxies::default()),
+        limits: Limits { body_bytes: 1 << 20, path_routing: true },
+        secure: Arc::default(),
+        refuse: problem::refuse,
+    };
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let no_routes = Arc::new(|_: &mut actix_web::web::ServiceConfig| {});
+    let door =
+        Door::open(DoorSettings::small(), vec![Listener { socket, tls: None }], edge, no_routes).unwrap();
+    House { door: Some(door), address, upstream }
+}
+
+impl House {
+    /// Sends bytes and reads until `enough` or the end.
+    async fn ask(&self, bytes: &[u8], enough: impl Fn(&str) -> bool) -> String {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
+        socket.write_all(bytes).await.unwrap();
+        read(&mut socket, enough).await
+    }
+
+    async fn get(&self, fields: &str) -> String {
+        let request = format!("GET /a?b=c HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{fields}\r\n");
+        self.ask(request.as_bytes(), |_| false).await
+    }
+
+    async fn close(mut self) {
+        if let Some(door) = self.door.take() {
+            door.close(PATIENCE).await;
+        }
+    }
+}
+
+async fn read(socket: &mut TcpStream, enough: impl Fn(&str) -> bool) -> String {
+    let mut seen = Vec::new();
+    let reading = async {
+        loop {
+            let mut piece = [0; 16_384];
+            match socket.read(&mut piece).await {
+                Ok(0) | Err(_) => return,
+                Ok(bytes) => seen.extend_from_slice(&piece[..bytes]),
+            }
+            if enough(&String::from_utf8_lossy(&seen)) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("nothing more came");
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+/// An origin that reads a head and whatever `body` bytes, and then answers with fixed bytes.
+struct Origin {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    heads: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+/// What an origin does after its answer.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    /// Waits for the next request.
+    Stay,
+    Close,
+    /// Neither says nor does anything, until the other side closes.
+    Hold,
+}
+
+async fn origin(answer: &'static str, then: Then) -> Origin {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = Origin {
+        port: listener.local_addr().unwrap().port(),
+        connections: Arc::default(),
+        heads: Arc::default(),
+    };
+    let (connections, heads) = (Arc::clone(&origin.connections), Arc::clone(&origin.heads));
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
+            let heads = Arc::clone(&heads);
+            tokio::spawn(async move {
+                loop {
+                    let asked = read(&mut socket, is_whole).await;
+                    if asked.is_empty() {
+                        return;
+                    }
+                    heads.lock().unwrap().push(asked);
+                    drop(socket.write_all(answer.as_bytes()).await);
+                    match then {
+                        Then::Stay => {}
+                        Then::Close => return,
+                        Then::Hold => {
+                            read(&mut socket, |_| false).await;
+                            heads.lock().unwrap().push("closed".to_owned());
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    origin
+}
+
+/// Head and body of a request.
+fn is_whole(request: &str) -> bool {
+    let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
+    let head = head.to_ascii_lowercase();
+    if head.contains("transfer-encoding: chunked") {
+        return body.ends_with("\r\n\r\n") && body.contains("0\r\n");
+    }
+    let length =
+        head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+    body.len() >= length.unwrap_or(0)
+}
+
+impl Origin {
+    fn asked(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn a_request_and_its_answer_pass_with_our_own_headers() {
+    let origin = origin(
+        "HTTP/1.1 201 Made\r\nX-A: b\r\nConnection: x-gone\r\nX-Gone: 1\r\nContent-Length: 2\r\n\r\nok",
+        Then::Stay,
+    )
+    .await;
+    let house = house(&[origin.port], policy());
+    let fields = "X-Forwarded-For: 6.6.6.6\r\nX-Target-Worker: other\r\nX-Request-Id: r1\r\nCookie: a=b\r\n";
+    let answer = house.get(fields).await;
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    assert!(answer.contains("x-a: b\r\n") && answer.contains("x-request-id: r1\r\n"), "{answer}");
+    assert!(!answer.contains("x-gone") && answer.ends_with("\r\n\r\nok"), "{answer}");
+    let asked = origin.asked().remove(0).to_ascii_lowercase();
+    assert!(asked.starts_with("get /a?b=c http/1.1\r\n"), "{asked}");
+    for line in [
+        "host: app.libra.localhost",
+        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-proto: http",
+        "x-forwarded-host: app.libra.localhost",
+        "forwarded: for=127.0.0.1;host=\"app.libra.localhost\";proto=http",
+        "x-request-id: r1",
+        "cookie: a=b",
+    ] {
+        assert!(asked.contains(&format!("\r\n{line}\r\n")), "{line} in {asked}");
+    }
+    assert!(
+        !asked.contains("6.6.6.6") && !asked.contains("x-target-worker") && !asked.contains("connection:")
+    );
+    house.close().await;
+}
+
+#[tokio::test]
+async fn dispatch_by_path_tells_what_was_asked_and_keeps_credentials_to_itself() {
+    let origin = origin("HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n", Then::Stay).await;
+    let house = house(&[origin.port], policy());
+    let request = "GET /dispatch/App/x%2fy?z HTTP/1.1\r\nHost: localhost:1\r\nConnection: close\r\nCookie: a=b\r\nAuthorization: Bearer t\r\n\r\n";
+    let answer = house.ask(request.as_bytes(), |_| false).await;
+    assert!(
+        !answer.contains("set-cookie") && answer.contains("content-security-policy: sandbox"),
+        "{answer}"
+    );
+    let asked = origin.asked().remove(0).to_ascii_lowercase();
+    assert!(asked.starts_with("get /x%2fy?z http/1.1\r\n"), "{asked}");
+    for line in [
+        "x-original-url: http://localhost:1/dispatch/app/x%2fy?z",
+        "x-routing-strategy: path",
+        "x-target-worker: app",
+    ] {
+        assert!(asked.contains(line), "{line} in {asked}");
+    }
+    assert!(!asked.contains("cookie") && !asked.contains("authorization"), "{asked}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn connections_to_an_origin_are_used_again() {
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Then::Stay).await;
+    let house = house(&[origin.port], policy());
+    for _ in 0..20 {
+        assert!(house.get("").await.ends_with("ok"));
+    }
+    assert_eq!(origin.connections.load(Ordering::SeqCst), 1);
+    assert_eq!(house.upstream.report()[0].in_hand, 0);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_fails_no_request() {
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Then::Close).await;
+    let house = house(&[origin.port], policy());
+    for _ in 0..20 {
+        assert!(house.get("").await.ends_with("ok"));
+    }
+    house.close().await;
+}
+
+#[tokio::test]
+async fn an_origin_that_is_down_is_passed_over_and_then_left_out() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Then::Stay).await;
+    let house = house(&[gone, origin.port], policy());
+    for _ in 0..10 {
+        assert!(house.get("").await.ends_with("ok"));
+    }
+    let body =
+        format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc");
+    assert!(house.ask(body.as_bytes(), |_| false).await.ends_with("ok"), "nothing was sent before");
+    let report = house.upstream.report();
+    assert!(report[0].ejected && !report[1].ejected, "{report:?}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn what_origins_do_wrong_is_told_without_their_words() {
+    for (answer, then, status, code) in [
+        ("", Then::Hold, 504, "WORKER_TIMEOUT"),
+        ("", Then::Close, 502, "WORKER_FETCH_FAILED"),
+        ("SSH-2.0-OpenSSH_9\r\n", Then::Close, 502, "WORKER_FETCH_FAILED"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            Then::Close,
+            502,
+            "WORKER_FETCH_FAILED",
+        ),
+        ("HTTP/1.1 200 OK\r\nBad Header: 1\r\n\r\n", Then::Close, 502, "WORKER_FETCH_FAILED"),
+    ] {
+        let origin = origin(answer, then).await;
+        let house = house(&[origin.port], policy());
+        let body =
+            format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        let told = house.ask(body.as_bytes(), |_| false).await;
+        assert!(
+            told.starts_with(&format!("HTTP/1.1 {status} ")) && told.contains(code),
+            "{answer:?}: {told}"
+        );
+        assert!(!told.contains("SSH"), "{told}");
+        house.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_cut_short_is_never_given_as_a_whole_one() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
+    ] {
+        let origin = origin(answer, Then::Close).await;
+        let house = house(&[origin.port], policy());
+        let told = house.get("").await;
+        // What of it was passed on before its end was known may differ; its end never does.
+        assert!(told.len() < 400 && !told.ends_with("0\r\n\r\n"), "{told}");
+        assert!(
+            told.is_empty() || told.contains("content-length: 100") || told.contains("chunked"),
+            "{told}"
+        );
+        house.close().await;
+    }
+    let silent = origin("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this", Then::Hold).await;
+    let house = house(&[silent.port], policy());
+    assert!(house.get("").await.ends_with("only this"), "silence ends the answer");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn an_origin_that_answers_twice_gets_no_second_request() {
+    let twice =
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirstHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond";
+    let origin = origin(twice, Then::Stay).await;
+    let house = house(&[origin.port], policy());
+    for _ in 0..5 {
+        assert!(house.get("").await.ends_with("\r\n\r\nfirst"));
+    }
+    assert_eq!(origin.connections.load(Ordering::SeqCst), 5);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_origins_work() {
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome", Then::Hold).await;
+    let patient = Policy { idle: PATIENCE, first_byte: PATIENCE, ..policy() };
+    let house = house(&[origin.port], patient);
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let seen = house.ask(request.as_bytes(), |seen| seen.ends_with("some")).await;
+    assert!(seen.ends_with("some"));
+    let started = std::time::Instant::now();
+    while !origin.asked().contains(&"closed".to_owned()) {
+        assert!(started.elapsed() < PATIENCE / 2, "the origin is still asked");
+        tokio::task::yield_now().await;
+    }
+    house.close().await;
+}
+
+#[tokio::test]
+async fn bodies_stream_up_and_down_with_their_trailers() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n";
+    let origin = origin(chunked, Then::Stay).await;
+    let house = house(&[origin.port], policy());
+    let request = format!(
+        "POST /up HTTP/1.1\r\nHost: {HOST}\r\nConnection: close, TE\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: X-Up\r\n\r\n5\r\nhello\r\n0\r\nX-Up: 9\r\n\r\n"
+    );
+    let answer = house.ask(request.as_bytes(), |_| false).await;
+    assert!(answer.ends_with("3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n"), "{answer}");
+    let asked = origin.asked().remove(0).to_ascii_lowercase();
+    assert!(
+        asked.contains("te: trailers") && asked.contains("5\r\nhello\r\n0\r\nx-up: 9\r\n\r\n"),
+        "{asked}"
+    );
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_or_cut_off() {
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Then::Stay).await;
+    let house = house(&[origin.port], policy());
+    let sized = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1048577\r\n\r\n");
+    let answer = house.ask(sized.as_bytes(), |_| false).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("REQUEST_TOO_LARGE"), "{answer}");
+    assert!(origin.asked().is_empty());
+    let piece = format!("10000\r\n{}\r\n", "x".repeat(65_536));
+    let endless =
+        format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n{}", piece.repeat(17));
+    let answer = house.ask(endless.as_bytes(), |_| false).await;
+    assert!(!answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    house.close().await;
+}
+
+#[tokio::test]
+async fn answers_without_bodies_keep_their_framing() {
+    for (answer, method, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n", "HEAD", "200"),
+        ("HTTP/1.1 204 No Content\r\n\r\n", "GET", "204"),
+        ("HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n", "GET", "304"),
+    ] {
+        let origin = origin(answer, Then::Stay).await;
+        let house = house(&[origin.port], policy());
+        let twice = format!(
+            "{method} / HTTP/1.1\r\nHost: {HOST}\r\n\r\n{method} / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = house.ask(twice.as_bytes(), |_| false).await;
+        assert_eq!(answer.matches(&format!("HTTP/1.1 {status} ")).count(), 2, "{answer}");
+        assert_eq!(answer.contains("content-length: 1234"), method == "HEAD", "{answer}");
+        assert_eq!(origin.connections.load(Ordering::SeqCst), 1);
+        house.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_tunnels_and_other_upgrades_do_not() {
+    let agreed = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhello";
+    let origin = origin(agreed, Then::Stay).await;
+    let house = house(&[origin.port], policy());
+    let mut socket = TcpStream::connect(house.address).await.unwrap();
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let seen = read(&mut socket, |seen| seen.ends_with("hello")).await;
+    assert!(seen.starts_with("HTTP/1.1 101 ") && seen.contains("upgrade: websocket"), "{seen}");
+    // Whatever looks like a request is the tunnel's own matter now.
+    socket.write_all(b"ping\n\r\n\r\n").await.unwrap();
+    let started = std::time::Instant::now();
+    while origin.asked().len() < 2 {
+        assert!(started.elapsed() < PATIENCE, "{:?}", origin.asked());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(origin.asked()[1], "ping\n\r\n\r\n");
+    drop(socket);
+    let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{h2c}\r\n");
+    house.ask(request.as_bytes(), |seen| seen.contains("\r\n\r\n")).await;
+    let asked = origin.asked().pop().unwrap().to_ascii_lowercase();
+    assert!(!asked.contains("h2c") && !asked.contains("http2-settings"), "{asked}");
+    house.close().await;
+}

@@ -1,0 +1,197 @@
+//! Owns sending one request to an origin: on a kept connection or a new one, and to another origin where nothing was
+//! sent yet.
+//! Never sends a request twice that may have been acted on, unless its method says that this does no harm.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::answer::OriginBody;
+use super::choose::Turn;
+use super::link::Link;
+use super::{RequestBody, Upstream, socket};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No origin has room.
+    #[error("every origin has as many requests as it may")]
+    Full,
+    #[error("no origin could be reached")]
+    Unreachable(#[source] std::io::Error),
+    #[error("the origin did not answer in time")]
+    Timeout,
+    #[error("the origin's answer was no HTTP, or it closed")]
+    Broken(#[source] hyper::Error),
+}
+
+/// An answer, of which the head is there.
+#[derive(Debug)]
+pub struct Sent {
+    pub response: Response<OriginBody>,
+}
+
+enum Tried {
+    Answered(Box<Response<OriginBody>>),
+    /// Nothing reached the origin: the request is whole.
+    Unsent(Request<RequestBody>, Failure),
+    /// The kept connection ended without a byte of an answer.
+    Stale(hyper::Error),
+    Failed(Failure),
+}
+
+/// Sends a request. Connections and time are bounded by the upstream's policy.
+pub async fn send(upstream: &Arc<Upstream>, mut request: Request<RequestBody>) -> Result<Sent, Failure> {
+    let may_repeat = is_idempotent(request.method()) && request.body().is_empty();
+    let mut tried = 0u64;
+    let mut left = upstream.policy.retries;
+    loop {
+        let turn = upstream.choose(tried).ok_or(Failure::Full)?;
+        let at = turn.at;
+        let copy = may_repeat.then(|| copy(&request));
+        let failure = match one(upstream, turn, request, may_repeat).await {
+            Tried::Answered(response) => return Ok(Sent { response: *response }),
+            Tried::Unsent(back, failure) => {
+                tried |= 1 << (at % 64);
+                request = back;
+                failure
+            }
+            // The same origin again, on another connection: this one had been closed while nobody looked.
+            Tried::Stale(e) => match copy {
+                Some(copy) => {
+                    request = copy;
+                    Failure::Broken(e)
+                }
+                None => return Err(Failure::Broken(e)),
+            },
+            Tried::Failed(failure) => return Err(failure),
+        };
+        let others = tried.count_ones() as usize >= upstream.origins.len().min(64);
+        if left == 0 || others {
+            return Err(failure);
+        }
+        left -= 1;
+    }
+}
+
+/// Sends a request that asks for another protocol, on a connection of its own. Where the origin agrees, `switched` is
+/// what the two sides speak over; else the answer is an ordinary one.
+pub async fn upgrade(
+    upstream: &Arc<Upstream>,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Switching), Failure> {
+    let turn = upstream.choose(0).ok_or(Failure::Full)?;
+    let origin = &upstream.origins[turn.at];
+    let opened = async { Link::open(socket::connect(upstream, &origin.address).await?).await };
+    let mut link = opened.await.map_err(|e| {
+        upstream.failed(turn.at);
+        Failure::Unreachable(e)
+    })?;
+    let answered = link.sender.try_send_request(request);
+    let Some(driver) = link.into_driver() else { return Err(Failure::Timeout) };
+    // The connection hands its socket over, so it needs a task of its own. It ends with either side.
+    let driver = tokio::spawn(async move { driver.with_upgrades().await });
+    let switching = Switching { driver: driver.abort_handle(), turn };
+    match timeout(upstream.policy.first_byte, answered).await {
+        Ok(Ok(response)) => {
+            upstream.succeeded(switching.turn.at);
+            Ok((response, switching))
+        }
+        Ok(Err(e)) => {
+            upstream.failed(switching.turn.at);
+            Err(Failure::Broken(e.into_error()))
+        }
+        Err(_) => {
+            upstream.failed(switching.turn.at);
+            Err(Failure::Timeout)
+        }
+    }
+}
+
+/// The connection of an upgrade; dropped, it ends.
+#[derive(Debug)]
+pub struct Switching {
+    driver: tokio::task::AbortHandle,
+    turn: Turn,
+}
+
+impl Drop for Switching {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>, may_repeat: bool) -> Tried {
+    let origin = &upstream.origins[turn.at];
+    let at = turn.at;
+    let kept = poll_fn(|cx| Poll::Ready(origin.pool.take(upstream.policy.keep_idle, cx))).await;
+    let (mut link, was_kept) = match kept {
+        Some(link) => (link, true),
+        None => {
+            let opened = async { Link::open(socket::connect(upstream, &origin.address).await?).await };
+            match opened.await {
+                Ok(link) => (link, false),
+                Err(e) => {
+                    upstream.failed(at);
+                    return Tried::Unsent(request, Failure::Unreachable(e));
+                }
+            }
+        }
+    };
+    let mut answered = std::pin::pin!(link.sender.try_send_request(request));
+    let waiting = poll_fn(|cx| {
+        // The connection first: it moves the bytes that the answer is made of. Its end shows in the answer.
+        let _ended = link.drive(cx);
+        answered.as_mut().poll(cx)
+    });
+    match timeout(upstream.policy.first_byte, waiting).await {
+        Ok(Ok(response)) => {
+            match response.status().as_u16() {
+                502..=504 => upstream.failed(at),
+                _ => upstream.succeeded(at),
+            }
+            let (head, incoming) = response.into_parts();
+            let mut body = OriginBody::new(incoming, link, turn, Arc::clone(upstream));
+            poll_fn(|cx| Poll::Ready(body.settle(cx))).await;
+            Tried::Answered(Box::new(Response::from_parts(head, body)))
+        }
+        Ok(Err(mut e)) => match e.take_message() {
+            Some(request) => {
+                if !was_kept {
+                    upstream.failed(at);
+                }
+                Tried::Unsent(request, Failure::Broken(e.into_error()))
+            }
+            None => {
+                let e = e.into_error();
+                if was_kept && may_repeat && e.is_incomplete_message() {
+                    return Tried::Stale(e);
+                }
+                upstream.failed(at);
+                Tried::Failed(Failure::Broken(e))
+            }
+        },
+        Err(_) => {
+            upstream.failed(at);
+            Tried::Failed(Failure::Timeout)
+        }
+    }
+}
+
+/// RFC 9110 §9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+/// Of a request without a body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}

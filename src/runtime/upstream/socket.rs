@@ -1,0 +1,110 @@
+//! Owns reaching an origin: resolving its name once, judging what came out, connecting to exactly that address.
+//! Never connects to an address that was not judged: a name may lead elsewhere a moment later.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{Address, Upstream};
+
+/// An open way to an origin.
+#[derive(Debug)]
+pub enum OriginSocket {
+    Tcp(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+/// Bounded by the policy's time for connecting, all of it together.
+pub async fn connect(upstream: &Upstream, address: &Address) -> io::Result<OriginSocket> {
+    let connecting = async {
+        match address {
+            Address::Unix(path) => UnixStream::connect(path).await.map(OriginSocket::Unix),
+            Address::Tcp { host, port, tls: false } => {
+                tcp(upstream, host, *port).await.map(OriginSocket::Tcp)
+            }
+            Address::Tcp { host, port, tls: true } => {
+                let name = ServerName::try_from(bare(host).to_owned()).map_err(io::Error::other)?;
+                let socket = tcp(upstream, host, *port).await?;
+                let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::clone(&upstream.tls));
+                connector.connect(name, socket).await.map(|socket| OriginSocket::Tls(Box::new(socket)))
+            }
+        }
+    };
+    tokio::time::timeout(upstream.policy.connect, connecting).await?
+}
+
+async fn tcp(upstream: &Upstream, host: &str, port: u16) -> io::Result<TcpStream> {
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare(host), port)).await?.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the origin's name has no address");
+    for address in found {
+        if !(upstream.may_connect)(address.ip().to_canonical()) {
+            last = io::Error::new(io::ErrorKind::PermissionDenied, "the origin's address is not allowed");
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// An IPv6 literal without its brackets.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host)
+}
+
+macro_rules! each {
+    ($self:ident, $socket:ident => $call:expr) => {
+        match $self.get_mut() {
+            OriginSocket::Tcp($socket) => $call,
+            OriginSocket::Tls($socket) => $call,
+            OriginSocket::Unix($socket) => $call,
+        }
+    };
+}
+
+impl AsyncRead for OriginSocket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, socket => Pin::new(socket).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for OriginSocket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, socket => Pin::new(socket).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, socket => Pin::new(socket).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(socket) => socket.is_write_vectored(),
+            Self::Tls(socket) => socket.is_write_vectored(),
+            Self::Unix(socket) => socket.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, socket => Pin::new(socket).poll_shutdown(cx))
+    }
+}
