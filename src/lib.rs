@@ -19,6 +19,7 @@ pub mod store;
 pub mod control;
 pub mod pipeline;
 pub mod sandbox;
+pub mod tls;
 pub mod toolchain;
 
 pub mod http;

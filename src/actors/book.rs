@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use actix::prelude::*;
 use serde::Serialize;
 
+use super::certificate_keeper::CertificateKeeper;
 use super::deployment::DeploymentActor;
 use super::domain_checks::DomainChecks;
 use super::domain_resolver::DomainResolver;
@@ -29,6 +30,7 @@ struct Entries {
     domain_resolver: Option<Addr<DomainResolver>>,
     domain_checks: Option<Addr<DomainChecks>>,
     worker_registry: Option<Addr<WorkerRegistry>>,
+    certificate_keeper: Option<Addr<CertificateKeeper>>,
     sweep: Option<Addr<Sweep>>,
     deployments: BTreeMap<usize, Addr<DeploymentActor>>,
     restarts: BTreeMap<Child, u64>,
@@ -59,6 +61,10 @@ impl AddressBook {
         self.lock().domain_checks = Some(addr);
     }
 
+    pub(super) fn enter_keeper(&self, addr: Addr<CertificateKeeper>) {
+        self.lock().certificate_keeper = Some(addr);
+    }
+
     pub(super) fn enter_sweep(&self, addr: Addr<Sweep>) {
         self.lock().sweep = Some(addr);
     }
@@ -73,6 +79,7 @@ impl AddressBook {
             Child::DomainResolver => entries.domain_resolver = None,
             Child::DomainChecks => entries.domain_checks = None,
             Child::WorkerRegistry => entries.worker_registry = None,
+            Child::CertificateKeeper => entries.certificate_keeper = None,
             Child::Sweep => entries.sweep = None,
             Child::Deployment(slot) => {
                 entries.deployments.remove(&slot);
@@ -92,6 +99,7 @@ impl AddressBook {
         show(Child::DomainResolver, entries.domain_resolver.as_ref().is_some_and(Addr::connected));
         show(Child::DomainChecks, entries.domain_checks.as_ref().is_some_and(Addr::connected));
         show(Child::WorkerRegistry, entries.worker_registry.as_ref().is_some_and(Addr::connected));
+        show(Child::CertificateKeeper, entries.certificate_keeper.as_ref().is_some_and(Addr::connected));
         show(Child::Sweep, entries.sweep.as_ref().is_some_and(Addr::connected));
         for slot in 0..pool {
             let running = entries.deployments.get(&slot).is_some_and(Addr::connected);
@@ -107,6 +115,7 @@ impl AddressBook {
             "domain_resolver" => entries.domain_resolver.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "domain_checks" => entries.domain_checks.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "worker_registry" => entries.worker_registry.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
+            "certificate_keeper" => entries.certificate_keeper.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "sweep" => entries.sweep.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             _ => name
                 .strip_prefix("deployment_")

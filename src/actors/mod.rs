@@ -5,6 +5,7 @@
 //! an actor: they read the last published table.
 
 mod book;
+mod certificate_keeper;
 mod deployment;
 mod domain_checks;
 mod domain_resolver;
@@ -46,6 +47,7 @@ pub enum Child {
     DomainResolver,
     DomainChecks,
     WorkerRegistry,
+    CertificateKeeper,
     Sweep,
     Deployment(usize),
 }
@@ -56,6 +58,7 @@ impl std::fmt::Display for Child {
             Self::DomainResolver => f.write_str("domain_resolver"),
             Self::DomainChecks => f.write_str("domain_checks"),
             Self::WorkerRegistry => f.write_str("worker_registry"),
+            Self::CertificateKeeper => f.write_str("certificate_keeper"),
             Self::Sweep => f.write_str("sweep"),
             Self::Deployment(n) => write!(f, "deployment_{n}"),
         }

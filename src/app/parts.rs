@@ -28,6 +28,8 @@ use crate::runtime::VersionStore;
 use crate::sandbox::mirror::Mirror;
 use crate::sandbox::{self, Providers, SandboxPaths};
 use crate::store::Store;
+use crate::tls::Tls;
+use crate::tls::acme::{Issuer, IssuerClient};
 use crate::toolchain::{Toolchain, ToolchainPaths};
 
 /// Everything that outlives a request or a deployment.
@@ -95,11 +97,15 @@ impl Parts {
         let prober = Prober::new(ProbeKey::new(probe_secret.expose_secret()), timeout)
             .map_err(|e| AppError::Make { what: "the probe's HTTP client", source: e.into() })?;
         let dns = Dns::new(&settings.domains.dns);
+        let tls = Arc::new(Tls::open(&settings.tls));
+        let issuers = issuers(&settings)?;
         let control = Control {
             settings,
             store,
             blobs,
             sealer,
+            tls,
+            issuers,
             addresses,
             doorbell: Notify::new(),
             dns,
@@ -118,6 +124,16 @@ impl Parts {
             node: crate::domain::id::random(),
         })
     }
+}
+
+/// Nobody, where certificates are not to be got.
+fn issuers(settings: &Settings) -> Result<Vec<Issuer>, AppError> {
+    let acme = &settings.tls.acme;
+    if !acme.enabled {
+        return Ok(Vec::new());
+    }
+    let client = IssuerClient::new(acme).map_err(|e| AppError::Settings(e.to_string()))?;
+    Ok(Issuer::all(acme, &client))
 }
 
 /// With a mirror of its own on the same folder: builds that fetch much must not keep tools waiting.

@@ -7,6 +7,7 @@ mod admin;
 mod bench_fill;
 mod bench_hosts;
 pub mod cancel;
+pub mod certificates;
 pub mod config;
 pub mod deploy;
 pub mod doctor;
@@ -82,6 +83,8 @@ enum Command {
     Projects(projects::ProjectsArgs),
     /// Add, prove, list and remove custom domains
     Domains(domains::DomainsArgs),
+    /// Show how the custom domains' certificates stand
+    Certificates(certificates::CertificatesArgs),
     /// Make and list organizations (on the database)
     Orgs(orgs::OrgsArgs),
     /// Make and list users (on the database)
@@ -170,6 +173,9 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Domains(args) => {
             finish(with(open(), |s| Box::pin(async move { domains::run(&args, &s).await })).await)
+        }
+        Command::Certificates(args) => {
+            finish(with(open(), |s| Box::pin(async move { certificates::run(&args, &s).await })).await)
         }
         Command::Orgs(args) => admin::finish(orgs::run(&args, settings).await),
         Command::Users(args) => admin::finish(users::run(&args, settings).await),

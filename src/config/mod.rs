@@ -53,6 +53,7 @@ pub struct Settings {
     pub http: Http,
     pub dispatch: Dispatch,
     pub domains: Domains,
+    pub tls: crate::tls::Settings,
     pub security: Security,
     pub database: crate::store::Settings,
     pub nats: crate::queue::Settings,
@@ -234,6 +235,8 @@ const SECRET_KEYS: &[&str] = &[
     "blobs.session_token",
     "sandbox.e2b.api_key",
     "sandbox.daytona.api_key",
+    "tls.acme.eab_hmac_key",
+    "tls.acme.second_eab_hmac_key",
 ];
 
 fn is_secret(key: &str) -> bool {

@@ -2,6 +2,7 @@
 //! Knows the rules, not how they are asked for: no HTTP, no actor, no SQL here.
 
 pub mod bootstrap;
+pub mod certificates;
 pub mod credentials;
 pub mod deployments;
 pub mod diff;
@@ -36,6 +37,10 @@ pub struct Control {
     pub store: Store,
     pub blobs: Blobs,
     pub sealer: seal::Sealer,
+    /// What handshakes read.
+    pub tls: Arc<crate::tls::Tls>,
+    /// Who is asked for certificates, the first one first; empty: nobody.
+    pub issuers: Vec<crate::tls::acme::Issuer>,
     /// The scheme, base domain and port of every address we print.
     pub addresses: domains::Addresses,
     /// Pulled whenever a row may have become due: the sweep rings at once instead of at its next tick.

@@ -2,7 +2,9 @@
 //! Knows no framework and nothing else of ours.
 
 pub mod address;
+pub mod budget;
 pub mod cause;
+pub mod certificate;
 pub mod egress;
 pub mod hostname;
 pub mod id;
@@ -17,7 +19,9 @@ pub mod tree_path;
 pub mod upstream;
 pub mod worker_name;
 
+pub use budget::Budget;
 pub use cause::{Cause, Fault};
+pub use certificate::{CertificateState, ChallengeKind};
 pub use id::{DeploymentId, Digest, DomainId, OrgId, ProjectId, TokenId, UserId, VersionId};
 pub use principal::{OrgScope, Principal, Scope};
 pub use status::{DeploymentStatus, DomainStatus, StepStatus, Target};

@@ -33,6 +33,7 @@ use super::{api, docs, health};
         api::projects::list_templates,
         api::files::get,
         api::files::put,
+        api::certificates::list,
         api::live::list,
         api::live::rollback,
         api::live::promote,
@@ -65,6 +66,7 @@ use super::{api, docs, health};
     modifiers(&Bearer, &Parameters, &EveryAnswer, &Links),
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
+        (name = "certificates", description = "How custom domains get their certificates"),
         (name = "versions", description = "What is live: roll back, promote, split"),
         (name = "workers", description = "Workers, and those that an operator's origins answer for"),
         (name = "projects", description = "Projects and their stored source"),

@@ -9,6 +9,7 @@ mod blocked;
 #[expect(dead_code, reason = "the provider tests ask it more")]
 mod cloud;
 mod dns;
+mod issuer;
 mod parts;
 mod tenants;
 mod wire;
@@ -32,6 +33,7 @@ mod api_errors;
 mod api_projects;
 mod broker;
 mod cancel;
+mod certificates;
 mod cli;
 mod cluster;
 mod database;

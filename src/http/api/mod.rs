@@ -1,5 +1,6 @@
 //! The API's handlers: extract, call one use case, map the answer.
 
+pub mod certificates;
 pub mod deploy;
 mod deploy_body;
 mod deploy_schema;
@@ -43,6 +44,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/projects/{id}/upstream",
     "/api/v1/workers",
     "/api/v1/templates",
+    "/api/v1/certificates",
     "/api/v1/deployments",
     "/api/v1/deployments/{id}",
     "/api/v1/deployments/{id}/logs",
@@ -81,6 +83,7 @@ pub const ENDPOINTS: &[&str] = &[
     "DELETE /api/v1/projects/{id}/upstream",
     "GET /api/v1/workers",
     "GET /api/v1/templates",
+    "GET /api/v1/certificates",
     "GET /api/v1/deployments",
     "GET /api/v1/deployments/{id}",
     "GET /api/v1/deployments/{id}/logs",
@@ -122,6 +125,7 @@ pub fn routes(config: &mut ServiceConfig) {
             vec![(Method::GET, read().to(files::get)), (Method::PUT, put().to(files::put))],
         ))
         .service(resource("/api/v1/templates", vec![(Method::GET, read().to(projects::list_templates))]))
+        .service(resource("/api/v1/certificates", vec![(Method::GET, read().to(certificates::list))]))
         .service(resource("/api/v1/deployments", vec![(Method::GET, read().to(deployments::list))]))
         .service(resource("/api/v1/deployments/{id}", vec![(Method::GET, read().to(deployments::get))]))
         .service(resource("/api/v1/deployments/{id}/logs", vec![(Method::GET, read().to(streams::logs))]))
