@@ -7,6 +7,7 @@
 mod clock;
 mod connect;
 mod error;
+mod history;
 mod link;
 pub mod schema;
 mod settings;
