@@ -12,12 +12,14 @@ pub mod config;
 pub mod telemetry;
 
 pub mod blobs;
+pub mod dns;
 pub mod queue;
 pub mod store;
 
 pub mod control;
 pub mod pipeline;
 pub mod sandbox;
+pub mod tls;
 pub mod toolchain;
 
 pub mod http;

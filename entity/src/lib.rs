@@ -2,10 +2,15 @@
 //!
 //! Times are milliseconds since 1970 (UTC) by the database's clock; ids are 32 hex digits.
 
+pub mod acme_account;
+pub mod acme_attempt;
+pub mod acme_challenge;
 pub mod api_token;
 pub mod app_user;
 pub mod blob_ref;
 pub mod build_log;
+pub mod certificate;
+pub mod certificate_lease;
 pub mod custom_domain;
 pub mod deployment;
 pub mod deployment_event;

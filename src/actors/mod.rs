@@ -5,7 +5,9 @@
 //! an actor: they read the last published table.
 
 mod book;
+mod certificate_keeper;
 mod deployment;
+mod domain_checks;
 mod domain_resolver;
 mod leases;
 mod letter;
@@ -43,7 +45,9 @@ pub struct ActorParts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Child {
     DomainResolver,
+    DomainChecks,
     WorkerRegistry,
+    CertificateKeeper,
     Sweep,
     Deployment(usize),
 }
@@ -52,7 +56,9 @@ impl std::fmt::Display for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::DomainResolver => f.write_str("domain_resolver"),
+            Self::DomainChecks => f.write_str("domain_checks"),
             Self::WorkerRegistry => f.write_str("worker_registry"),
+            Self::CertificateKeeper => f.write_str("certificate_keeper"),
             Self::Sweep => f.write_str("sweep"),
             Self::Deployment(n) => write!(f, "deployment_{n}"),
         }

@@ -12,7 +12,8 @@ use crate::store::upstreams::UpstreamRow;
 
 /// The upstream of `worker`, with its origins watched.
 pub fn upstream_of(parts: &ActorParts, worker: &str, row: &UpstreamRow) -> Arc<Upstream> {
-    let key = format!("{}.{}", row.id, row.updated_at);
+    // Each change of a registration has an epoch of its own; two may share a millisecond.
+    let key = format!("{}.{}", row.id, row.route_epoch);
     if let Some(route) = parts.tables.worker(worker)
         && let Live::Upstream(known) = &route.live
         && known.key() == key
@@ -22,11 +23,17 @@ pub fn upstream_of(parts: &ActorParts, worker: &str, row: &UpstreamRow) -> Arc<U
     let settings = &parts.pipeline.control.settings;
     let registered = upstreams::Upstream::of(row, &settings.upstream.policy());
     let rule = origin_rule(settings);
+    // Judged again: the operator may have narrowed the rule since.
+    let (origins, refused): (Vec<_>, Vec<_>) =
+        registered.origins.into_iter().partition(|origin| rule.check(origin).is_ok());
+    for origin in refused {
+        tracing::warn!(project.id = %row.project_id, origin = %origin, "a registered origin is not allowed any more");
+    }
     let may_connect: MayConnect =
         Arc::new(move |address| rule.networks.may_connect(address.ip()) && !rule.is_own(address));
     let upstream = Arc::new(Upstream::new(Parts {
         key,
-        origins: registered.origins,
+        origins,
         policy: registered.policy,
         reuse: Reuse {
             threads: settings.http.threads(),

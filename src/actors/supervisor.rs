@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::certificate_keeper::CertificateKeeper;
 use super::deployment::DeploymentActor;
+use super::domain_checks::DomainChecks;
 use super::domain_resolver::DomainResolver;
 use super::sweep::Sweep;
 use super::worker_registry::WorkerRegistry;
@@ -65,6 +67,12 @@ impl Supervisor {
             Child::WorkerRegistry => {
                 self.book.enter_registry(WorkerRegistry::new(self.parts.clone(), owner).start());
             }
+            Child::DomainChecks => {
+                self.book.enter_checks(DomainChecks::new(self.parts.clone(), owner).start());
+            }
+            Child::CertificateKeeper => {
+                self.book.enter_keeper(CertificateKeeper::new(self.parts.clone(), owner).start());
+            }
             Child::Sweep => self.book.enter_sweep(Sweep::new(self.parts.clone(), owner).start()),
             Child::Deployment(slot) => {
                 let parts = self.parts.clone();
@@ -96,6 +104,8 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.start_child(Child::WorkerRegistry, ctx);
         self.start_child(Child::DomainResolver, ctx);
+        self.start_child(Child::DomainChecks, ctx);
+        self.start_child(Child::CertificateKeeper, ctx);
         self.start_child(Child::Sweep, ctx);
         for slot in 0..self.pool {
             self.start_child(Child::Deployment(slot), ctx);

@@ -68,6 +68,14 @@ impl Files {
     }
 }
 
+/// The addresses that are really listened on.
+#[derive(Debug)]
+pub struct Places {
+    pub front: Vec<String>,
+    pub secure: Vec<String>,
+    pub operator: String,
+}
+
 /// `<data_dir>/server.json`, there while this server runs.
 #[derive(Debug)]
 pub struct ServerFile {
@@ -78,11 +86,12 @@ pub struct ServerFile {
 impl ServerFile {
     /// # Errors
     /// If the file can't be written.
-    pub fn write(data_dir: &Path, listen: &[String], operator: &str, url: &str) -> Result<Self, AppError> {
+    pub fn write(data_dir: &Path, places: &Places, url: &str) -> Result<Self, AppError> {
         let document = json!({
             "pid": std::process::id(),
-            "listen": listen,
-            "operator_listen": operator,
+            "listen": places.front,
+            "tls_listen": places.secure,
+            "operator_listen": places.operator,
             "public_url": url,
         });
         let file = Self { path: data_dir.join("server.json"), text: document.to_string() };

@@ -3,17 +3,20 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use super::AppError;
+use crate::config::Settings;
 
 #[derive(Debug)]
 pub struct Listeners {
     pub front: Vec<TcpListener>,
+    /// Of `tls.listen`.
+    pub secure: Vec<TcpListener>,
     pub operator: TcpListener,
 }
 
 impl Listeners {
     /// # Errors
     /// [`AppError::Listen`] with the address that can't be had.
-    pub fn bind(front: &[String], operator: &str) -> Result<Self, AppError> {
+    pub fn bind(settings: &Settings) -> Result<Self, AppError> {
         let bind = |address: &str, key: &'static str| {
             TcpListener::bind(address).map_err(|source| AppError::Listen {
                 address: address.into(),
@@ -21,13 +24,23 @@ impl Listeners {
                 source,
             })
         };
-        let front = front.iter().map(|a| bind(a, "http.listen")).collect::<Result<_, _>>()?;
-        Ok(Self { front, operator: bind(operator, "http.operator_listen")? })
+        let all =
+            |addresses: &[String], key| addresses.iter().map(|a| bind(a, key)).collect::<Result<_, _>>();
+        Ok(Self {
+            front: all(&settings.http.listen, "http.listen")?,
+            secure: all(&settings.tls.listen, "tls.listen")?,
+            operator: bind(&settings.http.operator_listen, "http.operator_listen")?,
+        })
     }
 
     /// Where the front door really listens.
     pub fn front_addresses(&self) -> Vec<SocketAddr> {
-        self.front.iter().filter_map(|l| l.local_addr().ok()).collect()
+        addresses(&self.front)
+    }
+
+    /// Where it listens for HTTPS.
+    pub fn secure_addresses(&self) -> Vec<SocketAddr> {
+        addresses(&self.secure)
     }
 
     /// An address of the front door that this machine can reach.
@@ -35,4 +48,8 @@ impl Listeners {
         let first = *self.front_addresses().first()?;
         Some(if first.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, first.port()).into() } else { first })
     }
+}
+
+fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|l| l.local_addr().ok()).collect()
 }

@@ -20,6 +20,7 @@ use crate::control::domains::Addresses;
 use crate::control::live::Routes;
 use crate::control::seal::Sealer;
 use crate::control::{Control, Running};
+use crate::dns::Dns;
 use crate::pipeline::Prober;
 use crate::queue::{Queue, QueuePaths};
 use crate::routing::probe::ProbeKey;
@@ -27,6 +28,8 @@ use crate::runtime::VersionStore;
 use crate::sandbox::mirror::Mirror;
 use crate::sandbox::{self, Providers, SandboxPaths};
 use crate::store::Store;
+use crate::tls::Tls;
+use crate::tls::acme::{Issuer, IssuerClient};
 use crate::toolchain::{Toolchain, ToolchainPaths};
 
 /// Everything that outlives a request or a deployment.
@@ -93,13 +96,20 @@ impl Parts {
         let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);
         let prober = Prober::new(ProbeKey::new(probe_secret.expose_secret()), timeout)
             .map_err(|e| AppError::Make { what: "the probe's HTTP client", source: e.into() })?;
+        let dns = Dns::new(&settings.domains.dns);
+        let tls = Arc::new(Tls::open(&settings.tls));
+        let issuers = issuers(&settings)?;
         let control = Control {
             settings,
             store,
             blobs,
             sealer,
+            tls,
+            issuers,
             addresses,
             doorbell: Notify::new(),
+            dns,
+            hosts_changed: Notify::new(),
             running: Running::default(),
             routes: Routes::default(),
         };
@@ -114,6 +124,16 @@ impl Parts {
             node: crate::domain::id::random(),
         })
     }
+}
+
+/// Nobody, where certificates are not to be got.
+fn issuers(settings: &Settings) -> Result<Vec<Issuer>, AppError> {
+    let acme = &settings.tls.acme;
+    if !acme.enabled {
+        return Ok(Vec::new());
+    }
+    let client = IssuerClient::new(acme).map_err(|e| AppError::Settings(e.to_string()))?;
+    Ok(Issuer::all(acme, &client))
 }
 
 /// With a mirror of its own on the same folder: builds that fetch much must not keep tools waiting.

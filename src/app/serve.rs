@@ -11,7 +11,7 @@ use actix_web::{App, HttpResponse, HttpServer};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::files::{Files, ServerFile};
+use super::files::{Files, Places, ServerFile};
 use super::listeners::Listeners;
 use super::parts::Parts;
 use super::{AppError, testing};
@@ -19,6 +19,7 @@ use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
 use crate::http::door::{Bounds, Door, DoorSettings, Http2, Listener, Patience, control};
+use crate::http::edge::secure::{Secure, ToHttps};
 use crate::http::edge::{EdgeState, Limits, TrustedProxies};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
@@ -44,7 +45,7 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Why it could not start.
 pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let settings = Arc::new(settings);
-    let listeners = Listeners::bind(&settings.http.listen, &settings.http.operator_listen)?;
+    let listeners = Listeners::bind(&settings)?;
     let files = Files::prepare(&settings)?;
     let queue_stop = CancellationToken::new();
     let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
@@ -82,16 +83,21 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
 
     let door = front_door(&settings, &parts, &tables, &book, &health, &draining)?;
     let edge = edge_state(&settings, &parts, &tables)?;
-    let front_addresses: Vec<String> = listeners.front_addresses().iter().map(ToString::to_string).collect();
-    let operator_address = listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?;
+    let shown = |addresses: Vec<std::net::SocketAddr>| addresses.iter().map(ToString::to_string).collect();
+    let places = Places {
+        front: shown(listeners.front_addresses()),
+        secure: shown(listeners.secure_addresses()),
+        operator: listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?,
+    };
+    let front_listeners = front_listeners(listeners.front, listeners.secure, &parts)?;
     let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
     wait_for_table(&tables).await;
-    let front = open_door(&settings, listeners.front, door.clone(), edge)?;
+    let front = open_door(&settings, front_listeners, door.clone(), edge)?;
     let url = parts.control.addresses.platform();
-    let server_file = ServerFile::write(&files.data_dir, &front_addresses, &operator_address, &url)?;
-    tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
+    let server_file = ServerFile::write(&files.data_dir, &places, &url)?;
+    tracing::info!(url = %url, listen = %places.front.join(", "), tls = %places.secure.join(", "), operator = %places.operator,
         environment = settings.environment.as_str(), "serving");
 
     let ended = tokio::select! {
@@ -275,8 +281,17 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
             body_bytes: settings.http.worker_body_bytes,
             path_routing: settings.dispatch.path_routing,
         },
+        secure: Arc::new(secure(settings, parts)),
         refuse: problem::refuse,
     })
+}
+
+fn secure(settings: &Settings, parts: &Parts) -> Secure {
+    let tls = &parts.control.tls;
+    let speaks = settings.tls.redirect && !settings.tls.listen.is_empty();
+    let redirect =
+        speaks.then(|| ToHttps { certificates: Arc::clone(&tls.table), port: settings.tls.public_port });
+    Secure { challenges: Arc::clone(&tls.challenges), redirect }
 }
 
 async fn wait_for_table(tables: &Tables) {
@@ -291,9 +306,26 @@ async fn wait_for_table(tables: &Tables) {
     }
 }
 
+/// The same front door, in clear and by TLS.
+fn front_listeners(
+    front: Vec<std::net::TcpListener>,
+    secure: Vec<std::net::TcpListener>,
+    parts: &Parts,
+) -> Result<Vec<Listener>, AppError> {
+    let mut listeners: Vec<Listener> =
+        front.into_iter().map(|socket| Listener { socket, tls: None }).collect();
+    if !secure.is_empty() {
+        let config = crate::tls::server_config(Arc::clone(&parts.control.tls.table))
+            .map_err(|e| AppError::Make { what: "the TLS configuration", source: e.into() })?;
+        let with_tls = |socket| Listener { socket, tls: Some(Arc::clone(&config)) };
+        listeners.extend(secure.into_iter().map(with_tls));
+    }
+    Ok(listeners)
+}
+
 fn open_door(
     settings: &Settings,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Listener>,
     door: Data<FrontDoor>,
     edge: EdgeState,
 ) -> Result<Door, AppError> {
@@ -308,7 +340,6 @@ fn open_door(
             )
             .default_service(web::to(surface::pathless));
     });
-    let listeners = listeners.into_iter().map(|socket| Listener { socket, tls: None }).collect();
     Door::open(door_settings(settings, &edge), listeners, edge, control).map_err(AppError::Run)
 }
 

@@ -261,7 +261,9 @@ fn listeners(settings: &Settings) -> Vec<Finding> {
     }
     let operator = (&settings.http.operator_listen, "http.operator_listen");
     let front = settings.http.listen.iter().map(|address| (address, "http.listen"));
+    let secure = settings.tls.listen.iter().map(|address| (address, "tls.listen"));
     front
+        .chain(secure)
         .chain([operator])
         .map(|(address, key)| match std::net::TcpListener::bind(address) {
             Ok(_) => Finding::ok("listener", format!("{address} is free")),

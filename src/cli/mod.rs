@@ -7,9 +7,11 @@ mod admin;
 mod bench_fill;
 mod bench_hosts;
 pub mod cancel;
+pub mod certificates;
 pub mod config;
 pub mod deploy;
 pub mod doctor;
+pub mod domains;
 pub mod live;
 pub mod logs;
 pub mod migrate;
@@ -79,6 +81,10 @@ enum Command {
     Workers(workers::WorkersArgs),
     /// Make and list projects
     Projects(projects::ProjectsArgs),
+    /// Add, prove, list and remove custom domains
+    Domains(domains::DomainsArgs),
+    /// Show how the custom domains' certificates stand
+    Certificates(certificates::CertificatesArgs),
     /// Make and list organizations (on the database)
     Orgs(orgs::OrgsArgs),
     /// Make and list users (on the database)
@@ -164,6 +170,12 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Projects(args) => {
             finish(with(open(), |s| Box::pin(async move { projects::run(&args, &s).await })).await)
+        }
+        Command::Domains(args) => {
+            finish(with(open(), |s| Box::pin(async move { domains::run(&args, &s).await })).await)
+        }
+        Command::Certificates(args) => {
+            finish(with(open(), |s| Box::pin(async move { certificates::run(&args, &s).await })).await)
         }
         Command::Orgs(args) => admin::finish(orgs::run(&args, settings).await),
         Command::Users(args) => admin::finish(users::run(&args, settings).await),

@@ -102,8 +102,10 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     }
     let owned = |(key, allowed): (&str, &str)| (key.to_owned(), allowed.to_owned());
     found.extend(s.upstream.mistakes());
+    found.extend(s.domains.mistakes().into_iter().map(owned));
     found.extend(s.blobs.problems().into_iter().map(owned));
     found.extend(s.sandbox.mistakes().into_iter().map(|text| split(&text)));
+    found.extend(s.tls.problems());
     found.extend(s.database.problems());
     found.extend(s.toolchain.mistakes().into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())));
     found.extend(s.nats.problems().into_iter().map(|p| (p.key.to_owned(), p.problem.to_owned())));

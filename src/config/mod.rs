@@ -6,6 +6,7 @@
 
 mod aliases;
 mod check;
+mod domains;
 mod load;
 mod show;
 mod upstream;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use domains::{DomainChecks, DomainClaims, Domains};
 pub use load::{Loaded, Mistake, Mistakes, load};
 pub use show::show;
 pub use upstream::Upstream;
@@ -51,6 +53,7 @@ pub struct Settings {
     pub http: Http,
     pub dispatch: Dispatch,
     pub domains: Domains,
+    pub tls: crate::tls::Settings,
     pub security: Security,
     pub database: crate::store::Settings,
     pub nats: crate::queue::Settings,
@@ -148,15 +151,6 @@ pub struct Dispatch {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Domains {
-    pub base: String,
-    pub public_url: String,
-    pub platform_hosts: Vec<String>,
-    pub reserved: Vec<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Security {
     pub secret_key: SecretString,
 }
@@ -241,6 +235,8 @@ const SECRET_KEYS: &[&str] = &[
     "blobs.session_token",
     "sandbox.e2b.api_key",
     "sandbox.daytona.api_key",
+    "tls.acme.eab_hmac_key",
+    "tls.acme.second_eab_hmac_key",
 ];
 
 fn is_secret(key: &str) -> bool {

@@ -2,9 +2,11 @@
 //! Knows the rules, not how they are asked for: no HTTP, no actor, no SQL here.
 
 pub mod bootstrap;
+pub mod certificates;
 pub mod credentials;
 pub mod deployments;
 pub mod diff;
+pub mod domain_claims;
 pub mod domains;
 pub mod error;
 pub mod live;
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::config::Settings;
+use crate::dns::Dns;
 use crate::store::Store;
 
 pub use error::ControlError;
@@ -34,10 +37,17 @@ pub struct Control {
     pub store: Store,
     pub blobs: Blobs,
     pub sealer: seal::Sealer,
+    /// What handshakes read.
+    pub tls: Arc<crate::tls::Tls>,
+    /// Who is asked for certificates, the first one first; empty: nobody.
+    pub issuers: Vec<crate::tls::acme::Issuer>,
     /// The scheme, base domain and port of every address we print.
     pub addresses: domains::Addresses,
     /// Pulled whenever a row may have become due: the sweep rings at once instead of at its next tick.
     pub doorbell: Notify,
+    pub dns: Dns,
+    /// Pulled whenever another set of custom domains may be served.
+    pub hosts_changed: Notify,
     pub running: Running,
     /// Brings this server's table to a change; waits for nothing else.
     pub routes: live::Routes,

@@ -2,12 +2,15 @@
 //! Knows no framework and nothing else of ours.
 
 pub mod address;
+pub mod budget;
 pub mod cause;
+pub mod certificate;
 pub mod egress;
 pub mod hostname;
 pub mod id;
 pub mod origin;
 pub mod principal;
+pub mod proof;
 pub mod source;
 pub mod status;
 pub mod step;
@@ -16,10 +19,12 @@ pub mod tree_path;
 pub mod upstream;
 pub mod worker_name;
 
+pub use budget::Budget;
 pub use cause::{Cause, Fault};
-pub use id::{DeploymentId, Digest, OrgId, ProjectId, TokenId, UserId, VersionId};
+pub use certificate::{CertificateState, ChallengeKind};
+pub use id::{DeploymentId, Digest, DomainId, OrgId, ProjectId, TokenId, UserId, VersionId};
 pub use principal::{OrgScope, Principal, Scope};
-pub use status::{DeploymentStatus, StepStatus, Target};
+pub use status::{DeploymentStatus, DomainStatus, StepStatus, Target};
 pub use step::Step;
 pub use tree_path::{TreePath, TreePathError};
 pub use worker_name::{WorkerName, preview_label};

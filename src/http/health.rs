@@ -19,6 +19,7 @@ use super::openapi::PublicRefusals;
 use super::surface::{read, resource};
 use crate::actors::AddressBook;
 use crate::control::Control;
+use crate::control::certificates::TlsReport;
 use crate::domain::time;
 use crate::queue::Queue;
 use crate::routing::Tables;
@@ -244,6 +245,19 @@ fn provider_shown(report: &IsolationReport) -> Value {
     shown
 }
 
+/// Certificates, in numbers: which files and names they are stays in the log and with their owners.
+fn tls(report: &TlsReport) -> Value {
+    json!({
+        "status": if report.is_well() { HEALTHY } else { UNHEALTHY },
+        "names": report.names,
+        "issued": report.issued,
+        "soonestExpiry": report.soonest_end.map(time::rfc3339),
+        "files": report.files,
+        "failedFiles": report.failed_files,
+        "unreadable": report.unreadable,
+    })
+}
+
 async fn timed(patience: Duration, work: impl Future<Output = Result<Value, Value>>) -> Probe {
     let started = Instant::now();
     let result = tokio::time::timeout(patience, work).await;
@@ -333,7 +347,8 @@ pub async fn health(door: Data<FrontDoor>) -> HttpResponse {
 pub async fn detailed(door: Data<FrontDoor>) -> HttpResponse {
     let basic = door.health.basic();
     let pool = door.control.settings.pipeline.concurrency;
-    let parts = door.health.parts(&door.tables, &door.book, pool);
+    let mut parts = door.health.parts(&door.tables, &door.book, pool);
+    parts.insert("tls", tls(&door.control.tls_report()));
     let status = status_of(basic.status);
     let mut document = json!(basic);
     for (name, part) in parts {

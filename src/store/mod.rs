@@ -7,17 +7,21 @@
 mod clock;
 mod connect;
 mod error;
+mod history;
 mod link;
 pub mod schema;
 mod settings;
 
 pub mod admission;
 pub mod bench;
+pub mod certificates;
 pub mod deployments;
+pub mod domain_checks;
 pub mod domains;
 pub mod edges;
 pub mod events;
 pub mod idempotency;
+pub mod issuing;
 pub mod journal;
 pub mod logs;
 pub mod outcome;

@@ -8,6 +8,8 @@ mod blocked;
 #[path = "../providers/server/mod.rs"]
 #[expect(dead_code, reason = "the provider tests ask it more")]
 mod cloud;
+mod dns;
+mod issuer;
 mod parts;
 mod tenants;
 mod wire;
@@ -31,11 +33,14 @@ mod api_errors;
 mod api_projects;
 mod broker;
 mod cancel;
+mod certificates;
 mod cli;
 mod cluster;
 mod database;
 mod dead_letters;
 mod disk;
+mod domain_claims;
+mod domains;
 mod egress;
 mod front_door;
 mod idempotency;

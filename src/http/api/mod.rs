@@ -1,9 +1,11 @@
 //! The API's handlers: extract, call one use case, map the answer.
 
+pub mod certificates;
 pub mod deploy;
 mod deploy_body;
 mod deploy_schema;
 pub mod deployments;
+pub mod domains;
 pub mod files;
 pub mod live;
 pub mod page;
@@ -42,11 +44,15 @@ pub const PATHS: &[&str] = &[
     "/api/v1/projects/{id}/upstream",
     "/api/v1/workers",
     "/api/v1/templates",
+    "/api/v1/certificates",
     "/api/v1/deployments",
     "/api/v1/deployments/{id}",
     "/api/v1/deployments/{id}/logs",
     "/api/v1/deployments/{id}/events",
     "/api/v1/deployments/{id}/cancel",
+    "/api/v1/domains",
+    "/api/v1/domains/{id}",
+    "/api/v1/domains/{id}/verify",
 ];
 
 /// What `GET /` lists.
@@ -77,11 +83,17 @@ pub const ENDPOINTS: &[&str] = &[
     "DELETE /api/v1/projects/{id}/upstream",
     "GET /api/v1/workers",
     "GET /api/v1/templates",
+    "GET /api/v1/certificates",
     "GET /api/v1/deployments",
     "GET /api/v1/deployments/{id}",
     "GET /api/v1/deployments/{id}/logs",
     "GET /api/v1/deployments/{id}/events",
     "POST /api/v1/deployments/{id}/cancel",
+    "GET /api/v1/domains",
+    "POST /api/v1/domains",
+    "GET /api/v1/domains/{id}",
+    "DELETE /api/v1/domains/{id}",
+    "POST /api/v1/domains/{id}/verify",
 ];
 
 /// The control surface's routes.
@@ -90,6 +102,7 @@ pub fn routes(config: &mut ServiceConfig) {
     let put = actix_web::web::put;
     let patch = actix_web::web::patch;
     config.configure(live_routes);
+    let delete = actix_web::web::delete;
     config
         .service(resource("/", vec![(Method::GET, read().to(health::info))]))
         .service(resource("/deploy", vec![(Method::POST, post().to(deploy::post))]))
@@ -112,6 +125,7 @@ pub fn routes(config: &mut ServiceConfig) {
             vec![(Method::GET, read().to(files::get)), (Method::PUT, put().to(files::put))],
         ))
         .service(resource("/api/v1/templates", vec![(Method::GET, read().to(projects::list_templates))]))
+        .service(resource("/api/v1/certificates", vec![(Method::GET, read().to(certificates::list))]))
         .service(resource("/api/v1/deployments", vec![(Method::GET, read().to(deployments::list))]))
         .service(resource("/api/v1/deployments/{id}", vec![(Method::GET, read().to(deployments::get))]))
         .service(resource("/api/v1/deployments/{id}/logs", vec![(Method::GET, read().to(streams::logs))]))
@@ -119,7 +133,16 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(
             "/api/v1/deployments/{id}/cancel",
             vec![(Method::POST, post().to(deployments::cancel))],
-        ));
+        ))
+        .service(resource(
+            "/api/v1/domains",
+            vec![(Method::GET, read().to(domains::list)), (Method::POST, post().to(domains::add))],
+        ))
+        .service(resource(
+            "/api/v1/domains/{id}",
+            vec![(Method::GET, read().to(domains::get)), (Method::DELETE, delete().to(domains::remove))],
+        ))
+        .service(resource("/api/v1/domains/{id}/verify", vec![(Method::POST, post().to(domains::verify))]));
 }
 
 fn live_routes(config: &mut ServiceConfig) {

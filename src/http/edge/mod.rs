@@ -12,6 +12,7 @@ pub mod isolate;
 pub mod negotiate;
 pub mod range;
 pub mod request_id;
+pub mod secure;
 mod site;
 mod split;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub struct EdgeState {
     pub probe_key: ProbeKey,
     pub trusted_proxies: Arc<TrustedProxies>,
     pub limits: Limits,
+    pub secure: Arc<secure::Secure>,
     pub refuse: Refuse,
 }
 
@@ -100,6 +102,7 @@ pub async fn serve(
         aim => Ok(aim),
     });
     let way = match aimed {
+        Ok(Aim::Early(early)) => Way::Answer(early.answer()),
         Ok(Aim::Platform) => return Outcome::Platform(Request::from_parts(head, body), id),
         Ok(Aim::Worker(aimed)) => aimed.way(&head, &id, state).await,
         Err(refused) => Way::Answer(refused.answer(&head, &id, state)),
@@ -135,6 +138,7 @@ enum Way {
 }
 
 enum Aim<'r> {
+    Early(secure::Early),
     Platform,
     Worker(Aimed<'r>),
 }
@@ -187,12 +191,17 @@ fn aim<'r>(
     let authority = host::authority(head, from_trusted)?;
     let class = state.rules.classify(authority)?;
     let (path, query) = (head.uri.path(), head.uri.query());
+    let is_probe = is_probe(head, state, &class);
+    let met = secure::Met { head, connection, from_trusted, authority, class: &class };
+    // Our own probes ask each listener as they find it.
+    if let Some(early) = (!is_probe).then(|| state.secure.early(&met, &state.rules)).flatten() {
+        return Ok(Aim::Early(early));
+    }
     let strategy = match class {
         HostClass::Platform => return by_path_or_query(head, connection, authority, from_trusted, state),
         HostClass::Worker(_) => Strategy::Subdomain,
         HostClass::Custom(_) => Strategy::CustomDomain,
     };
-    let is_probe = is_probe(head, state, &class);
     match state.tables.resolve(&state.rules, &class) {
         Ok(Resolved { target, epoch }) => {
             let query = query.map(Into::into);
