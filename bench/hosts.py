@@ -224,7 +224,7 @@ class EchoSocket:
 
 
 def switches(server, sink, core, changes, report):
-    """Switches of a Worker of files under load, and of one with an origin whose sockets are open."""
+    """Switches of a Worker of files under load, and at every tenth of one with an origin whose sockets are open."""
     api = Api(server)
     project, versions = two_versions(api, "bench switches")
     socketed = api.project("bench sockets")
@@ -246,6 +246,9 @@ def switches(server, sink, core, changes, report):
     began = time.monotonic()
     for number in range(changes):
         switch(api, project, versions[b"one" if number % 2 == 0 else b"two"])
+        if number % 10 == 9:
+            # The sockets' own Worker changes too; what is open stays where it is.
+            upstream(api, socketed, f"http://{sink.address}")
     took = time.monotonic() - began
     done.set()
     pressing.join(200)

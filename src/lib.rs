@@ -12,6 +12,7 @@ pub mod config;
 pub mod telemetry;
 
 pub mod blobs;
+pub mod dns;
 pub mod queue;
 pub mod store;
 

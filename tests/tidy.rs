@@ -58,6 +58,11 @@ fn only_the_queue_knows_the_broker() {
 }
 
 #[test]
+fn only_one_room_asks_name_servers() {
+    assert_eq!(strangers(&["hickory"], &["src/dns"]), Vec::<String>::new());
+}
+
+#[test]
 fn only_actors_and_the_composition_root_know_actix_actors() {
     let rooms = ["src/actors", "src/app", "src/http/api"];
     assert_eq!(strangers(&["actix::", "use actix;"], &rooms), Vec::<String>::new());

@@ -20,6 +20,7 @@ mod m0003_routes;
 mod m0004_retired_versions;
 mod m0005_egress;
 mod m0006_org_sandbox;
+mod m0007_domain_checks;
 mod m0008_certificates;
 mod m0009_live_changes;
 mod m0010_upstreams;
@@ -54,6 +55,7 @@ impl MigratorTrait for Later {
             Box::new(m0004_retired_versions::Migration),
             Box::new(m0005_egress::Migration),
             Box::new(m0006_org_sandbox::Migration),
+            Box::new(m0007_domain_checks::Migration),
             Box::new(m0008_certificates::Migration),
             Box::new(m0009_live_changes::Migration),
             Box::new(m0010_upstreams::Migration),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::certificate_keeper::CertificateKeeper;
 use super::deployment::DeploymentActor;
+use super::domain_checks::DomainChecks;
 use super::domain_resolver::DomainResolver;
 use super::sweep::Sweep;
 use super::worker_registry::WorkerRegistry;
@@ -27,6 +28,7 @@ pub type ActorStates = BTreeMap<String, ActorState>;
 #[derive(Debug, Default)]
 struct Entries {
     domain_resolver: Option<Addr<DomainResolver>>,
+    domain_checks: Option<Addr<DomainChecks>>,
     worker_registry: Option<Addr<WorkerRegistry>>,
     certificate_keeper: Option<Addr<CertificateKeeper>>,
     sweep: Option<Addr<Sweep>>,
@@ -55,6 +57,10 @@ impl AddressBook {
         self.lock().domain_resolver = Some(addr);
     }
 
+    pub(super) fn enter_checks(&self, addr: Addr<DomainChecks>) {
+        self.lock().domain_checks = Some(addr);
+    }
+
     pub(super) fn enter_keeper(&self, addr: Addr<CertificateKeeper>) {
         self.lock().certificate_keeper = Some(addr);
     }
@@ -71,6 +77,7 @@ impl AddressBook {
         let mut entries = self.lock();
         match child {
             Child::DomainResolver => entries.domain_resolver = None,
+            Child::DomainChecks => entries.domain_checks = None,
             Child::WorkerRegistry => entries.worker_registry = None,
             Child::CertificateKeeper => entries.certificate_keeper = None,
             Child::Sweep => entries.sweep = None,
@@ -90,6 +97,7 @@ impl AddressBook {
             states.insert(child.to_string(), ActorState { running, restarts });
         };
         show(Child::DomainResolver, entries.domain_resolver.as_ref().is_some_and(Addr::connected));
+        show(Child::DomainChecks, entries.domain_checks.as_ref().is_some_and(Addr::connected));
         show(Child::WorkerRegistry, entries.worker_registry.as_ref().is_some_and(Addr::connected));
         show(Child::CertificateKeeper, entries.certificate_keeper.as_ref().is_some_and(Addr::connected));
         show(Child::Sweep, entries.sweep.as_ref().is_some_and(Addr::connected));
@@ -105,6 +113,7 @@ impl AddressBook {
         let entries = self.lock();
         let sent = match name {
             "domain_resolver" => entries.domain_resolver.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
+            "domain_checks" => entries.domain_checks.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "worker_registry" => entries.worker_registry.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "certificate_keeper" => entries.certificate_keeper.as_ref().map(|a| a.try_send(PanicNow).is_ok()),
             "sweep" => entries.sweep.as_ref().map(|a| a.try_send(PanicNow).is_ok()),

@@ -1,7 +1,7 @@
 //! The only writer of the host table: proved custom domains and the Workers they lead to.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
@@ -11,6 +11,8 @@ use crate::store::StoreError;
 
 /// A changed domain is seen within this, also when the broker is away.
 const POLL: Duration = Duration::from_secs(1);
+/// Reading all domains takes at most a twentieth of the time: a million of them are read rarely, ten at once.
+const REST: u32 = 20;
 
 #[derive(Debug)]
 pub struct DomainResolver {
@@ -24,6 +26,9 @@ pub struct DomainResolver {
 struct Known {
     epoch: Option<i64>,
     hosts: HashMap<Box<str>, CustomHost>,
+    /// Domains whose Worker was not in the table yet.
+    unplaced: HashSet<Box<str>>,
+    rests_until: Option<Instant>,
 }
 
 /// Kept apart so that `Debug` stays short.
@@ -84,28 +89,30 @@ impl Handler<Look> for DomainResolver {
 
 async fn read(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
     let store = &parts.pipeline.control.store;
-    let epoch = store.route_epoch().await?;
-    // A Worker may be published after the domain that leads to it.
     let tables = &parts.tables;
-    for (host, to) in &known.hosts {
-        if let CustomHost::Worker(worker) = to
-            && !tables.host_leads_to(host, worker)
-        {
-            tables.publish_host(host, to);
-        }
-    }
-    if known.epoch == Some(epoch) {
+    // A Worker may be published after the domain that leads to it.
+    known.unplaced.retain(|host| known.hosts.get(host).is_some_and(|to| !tables.publish_host(host, to)));
+    let epoch = store.route_epoch().await?;
+    if known.epoch == Some(epoch) || known.rests_until.is_some_and(|until| Instant::now() < until) {
         return Ok(());
     }
+    let started = Instant::now();
     let served: HashMap<Box<str>, CustomHost> = store
         .domain_served()
         .await?
         .into_iter()
-        .map(|d| (d.hostname.into(), CustomHost::Worker(d.worker_name.into())))
+        .map(|d| {
+            let leads_to = match (d.project_active, d.redirect_to) {
+                (false, _) => CustomHost::Inactive,
+                (true, Some(to)) => CustomHost::Redirect(to.into()),
+                (true, None) => CustomHost::Worker(d.worker_name.into()),
+            };
+            (d.hostname.into(), leads_to)
+        })
         .collect();
     for (host, to) in &served {
-        if known.hosts.get(host) != Some(to) {
-            tables.publish_host(host, to);
+        if known.hosts.get(host) != Some(to) && !tables.publish_host(host, to) {
+            known.unplaced.insert(host.clone());
         }
     }
     for gone in known.hosts.keys().filter(|host| !served.contains_key(*host)) {
@@ -115,7 +122,9 @@ async fn read(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
         // What the actor before this one published is not in our list.
         tables.retain_hosts(|host| served.contains_key(host));
     }
-    *known = Known { epoch: Some(epoch), hosts: served };
+    known.epoch = Some(epoch);
+    known.hosts = served;
+    known.rests_until = Some(Instant::now() + started.elapsed() * REST);
     tables.hosts_are_loaded();
     Ok(())
 }

@@ -7,9 +7,11 @@
 mod book;
 mod certificate_keeper;
 mod deployment;
+mod domain_checks;
 mod domain_resolver;
 mod leases;
 mod letter;
+mod origins;
 mod supervisor;
 mod sweep;
 mod worker_registry;
@@ -43,6 +45,7 @@ pub struct ActorParts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Child {
     DomainResolver,
+    DomainChecks,
     WorkerRegistry,
     CertificateKeeper,
     Sweep,
@@ -53,6 +56,7 @@ impl std::fmt::Display for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::DomainResolver => f.write_str("domain_resolver"),
+            Self::DomainChecks => f.write_str("domain_checks"),
             Self::WorkerRegistry => f.write_str("worker_registry"),
             Self::CertificateKeeper => f.write_str("certificate_keeper"),
             Self::Sweep => f.write_str("sweep"),

@@ -8,6 +8,7 @@ use actix::prelude::*;
 
 use super::certificate_keeper::CertificateKeeper;
 use super::deployment::DeploymentActor;
+use super::domain_checks::DomainChecks;
 use super::domain_resolver::DomainResolver;
 use super::sweep::Sweep;
 use super::worker_registry::WorkerRegistry;
@@ -66,6 +67,9 @@ impl Supervisor {
             Child::WorkerRegistry => {
                 self.book.enter_registry(WorkerRegistry::new(self.parts.clone(), owner).start());
             }
+            Child::DomainChecks => {
+                self.book.enter_checks(DomainChecks::new(self.parts.clone(), owner).start());
+            }
             Child::CertificateKeeper => {
                 self.book.enter_keeper(CertificateKeeper::new(self.parts.clone(), owner).start());
             }
@@ -100,6 +104,7 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.start_child(Child::WorkerRegistry, ctx);
         self.start_child(Child::DomainResolver, ctx);
+        self.start_child(Child::DomainChecks, ctx);
         self.start_child(Child::CertificateKeeper, ctx);
         self.start_child(Child::Sweep, ctx);
         for slot in 0..self.pool {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::origins::upstream_of;
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::Digest;
 use crate::routing::{Live, Split, WorkerRoute};
@@ -213,6 +214,10 @@ async fn live_of(
     loaded: &HashMap<&str, Arc<SiteVersion>>,
     row: &LiveRow,
 ) -> Result<Live, String> {
+    // What the operator registered wins over what was deployed.
+    if let Some(upstream) = &row.upstream {
+        return Ok(Live::Upstream(upstream_of(parts, &row.worker_name, upstream)));
+    }
     let Some(id) = &row.version_id else { return Ok(Live::Nothing) };
     let live = site_of(parts, loaded, row, id).await?;
     let Some(split) = &row.split else { return Ok(Live::Site(live)) };

@@ -20,6 +20,7 @@ use crate::control::domains::Addresses;
 use crate::control::live::Routes;
 use crate::control::seal::Sealer;
 use crate::control::{Control, Running};
+use crate::dns::Dns;
 use crate::pipeline::Prober;
 use crate::queue::{Queue, QueuePaths};
 use crate::routing::probe::ProbeKey;
@@ -95,6 +96,7 @@ impl Parts {
         let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);
         let prober = Prober::new(ProbeKey::new(probe_secret.expose_secret()), timeout)
             .map_err(|e| AppError::Make { what: "the probe's HTTP client", source: e.into() })?;
+        let dns = Dns::new(&settings.domains.dns);
         let tls = Arc::new(Tls::open(&settings.tls));
         let issuers = issuers(&settings)?;
         let control = Control {
@@ -106,6 +108,8 @@ impl Parts {
             issuers,
             addresses,
             doorbell: Notify::new(),
+            dns,
+            hosts_changed: Notify::new(),
             running: Running::default(),
             routes: Routes::default(),
         };

@@ -320,12 +320,8 @@ fn open_door(
 
 fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
     let http = &settings.http;
-    let threads = match http.workers {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
-        set => set,
-    };
     DoorSettings {
-        threads,
+        threads: http.threads(),
         bounds: Bounds {
             head_bytes: http.header_bytes,
             patience: Patience {

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod config;
 pub mod deploy;
 pub mod doctor;
+pub mod domains;
 pub mod live;
 pub mod logs;
 pub mod migrate;
@@ -80,6 +81,8 @@ enum Command {
     Workers(workers::WorkersArgs),
     /// Make and list projects
     Projects(projects::ProjectsArgs),
+    /// Add, prove, list and remove custom domains
+    Domains(domains::DomainsArgs),
     /// Show how the custom domains' certificates stand
     Certificates(certificates::CertificatesArgs),
     /// Make and list organizations (on the database)
@@ -167,6 +170,9 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Projects(args) => {
             finish(with(open(), |s| Box::pin(async move { projects::run(&args, &s).await })).await)
+        }
+        Command::Domains(args) => {
+            finish(with(open(), |s| Box::pin(async move { domains::run(&args, &s).await })).await)
         }
         Command::Certificates(args) => {
             finish(with(open(), |s| Box::pin(async move { certificates::run(&args, &s).await })).await)

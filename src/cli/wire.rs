@@ -156,6 +156,40 @@ pub struct ProjectPage {
     pub next_cursor: Option<String>,
 }
 
+/// A custom domain, of which nothing is lost that a newer server tells.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CustomDomain {
+    pub id: String,
+    pub hostname: String,
+    pub status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    pub records: Vec<DomainRecord>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect_to: Option<String>,
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DomainRecord {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub name: String,
+    pub value: String,
+}
+
+/// A page of `GET /api/v1/domains`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainPage {
+    pub domains: Vec<CustomDomain>,
+    pub next_cursor: Option<String>,
+}
+
 /// Every error answer of the platform.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -102,6 +102,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     }
     let owned = |(key, allowed): (&str, &str)| (key.to_owned(), allowed.to_owned());
     found.extend(s.upstream.mistakes());
+    found.extend(s.domains.mistakes().into_iter().map(owned));
     found.extend(s.blobs.problems().into_iter().map(owned));
     found.extend(s.sandbox.mistakes().into_iter().map(|text| split(&text)));
     found.extend(s.tls.problems());

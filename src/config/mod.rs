@@ -6,6 +6,7 @@
 
 mod aliases;
 mod check;
+mod domains;
 mod load;
 mod show;
 mod upstream;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use domains::{DomainChecks, DomainClaims, Domains};
 pub use load::{Loaded, Mistake, Mistakes, load};
 pub use show::show;
 pub use upstream::Upstream;
@@ -117,6 +119,17 @@ pub struct Http {
     pub http2: Http2,
 }
 
+impl Http {
+    /// Threads that serve requests.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            set => set,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http2 {
@@ -134,15 +147,6 @@ pub struct Http2 {
 #[serde(deny_unknown_fields)]
 pub struct Dispatch {
     pub path_routing: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Domains {
-    pub base: String,
-    pub public_url: String,
-    pub platform_hosts: Vec<String>,
-    pub reserved: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -22,6 +22,9 @@ pub struct Upstream {
     pub first_byte_timeout_ms: u64,
     pub idle_timeout_ms: u64,
     pub connections_per_origin: u32,
+    pub idle_connections: usize,
+    pub keep_idle_ms: u64,
+    pub retries: usize,
     pub host_header: HostHeader,
     pub eject_after: u32,
     pub eject_base_ms: u64,
@@ -82,6 +85,13 @@ impl Upstream {
             }
         };
         demand((1..=256).contains(&self.max_origins), "upstream.max_origins", "must be 1 to 256");
+        demand(
+            (1..=10_000).contains(&self.idle_connections),
+            "upstream.idle_connections",
+            "must be 1 to 10000",
+        );
+        demand(self.keep_idle_ms >= 100, "upstream.keep_idle_ms", "must be at least 100");
+        demand(self.retries <= 10, "upstream.retries", "must be 0 to 10");
         let plain = |folder: &String| {
             folder.strip_prefix('/').is_some_and(|rest| {
                 rest.split('/').all(|part| !matches!(part, "" | "." | ".."))

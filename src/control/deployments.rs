@@ -87,7 +87,7 @@ impl Control {
             source: serde_json::to_string(&source).map_err(ControlError::Json)?,
             build: serde_json::to_string(&request.build).map_err(ControlError::Json)?,
             env_sealed,
-            custom_domain: request.custom_domain.map(|h| h.as_str().to_owned()),
+            custom_domain: request.custom_domain.map(|h| self.domain_new_claim(who.org_id.as_str(), &h)),
             branch: request.branch,
             commit: request.commit,
             message: request.message,
@@ -162,6 +162,7 @@ fn recorded(recorded: Recorded) -> Result<DeploymentRow, ControlError> {
         Recorded::DomainTaken => Err(ControlError::Conflict(
             "customDomain is in use by another project; remove it there or choose another one.",
         )),
+        Recorded::TooManyDomains(limit, of) => Err(ControlError::TooManyDomains { limit, of }),
         Recorded::QuotaExceeded { limit } => Err(ControlError::QuotaExceeded { limit }),
         Recorded::TooManyWaiting { limit } => Err(ControlError::TooManyWaiting { limit }),
     }

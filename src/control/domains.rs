@@ -1,6 +1,7 @@
 //! The addresses that we print, and which custom domains may be claimed.
 
 use crate::domain::hostname::Hostname;
+use crate::domain::proof::MAX_PROVABLE_BYTES;
 
 /// Scheme, base domain and port of every address we print.
 #[derive(Debug, Clone)]
@@ -56,6 +57,9 @@ pub fn claimable(hostname: &Hostname, base: &str, platform_hosts: &[String]) -> 
             return Err("belongs to the platform; use a domain of your own");
         }
     }
+    if name.len() > MAX_PROVABLE_BYTES {
+        return Err("is too long: the name of its TXT record would have more than 253 characters");
+    }
     let registrable = psl::domain_str(name);
     if registrable.is_none() || !name.contains('.') {
         return Err("is a public suffix; use a domain registered beneath it");
@@ -86,6 +90,9 @@ mod tests {
             let host = Hostname::parse(bad).unwrap();
             assert!(claimable(&host, "libra.sh", &platform).is_err(), "{bad}");
         }
+        let long = format!("{}.example.com", vec!["a".repeat(60); 4].join("."));
+        let long = Hostname::parse(&long[long.len() - 247..]).unwrap();
+        assert!(claimable(&long, "libra.sh", &platform).is_err());
         let host = Hostname::parse("shop.example.com").unwrap();
         assert_eq!(claimable(&host, "libra.sh", &platform), Ok(()));
     }

@@ -35,6 +35,12 @@ pub enum ControlError {
     VersionNotFound,
     #[error("no upstream is registered")]
     UpstreamNotFound,
+    #[error("the domain was not found")]
+    DomainNotFound,
+    #[error("a {of} may claim {limit} domains")]
+    TooManyDomains { limit: u64, of: &'static str },
+    #[error("the same was asked for a moment ago")]
+    TooSoon { seconds: u64 },
     #[error("{0}")]
     Conflict(&'static str),
     #[error("the plan's {limit} deployments of this month are used up")]

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod credentials;
 pub mod deployments;
 pub mod diff;
+pub mod domain_claims;
 pub mod domains;
 pub mod error;
 pub mod live;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::config::Settings;
+use crate::dns::Dns;
 use crate::store::Store;
 
 pub use error::ControlError;
@@ -43,6 +45,9 @@ pub struct Control {
     pub addresses: domains::Addresses,
     /// Pulled whenever a row may have become due: the sweep rings at once instead of at its next tick.
     pub doorbell: Notify,
+    pub dns: Dns,
+    /// Pulled whenever another set of custom domains may be served.
+    pub hosts_changed: Notify,
     pub running: Running,
     /// Brings this server's table to a change; waits for nothing else.
     pub routes: live::Routes,

@@ -53,6 +53,22 @@ impl Sealer {
         }
     }
 
+    /// Whether both are the same bytes, in a time that does not tell how much of them is.
+    #[must_use]
+    pub fn is_same(&self, one: &[u8], other: &[u8]) -> bool {
+        let key = self.derive("comparison");
+        let mac = |bytes: &[u8]| {
+            let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key.expose_secret()).ok()?;
+            mac.update(bytes);
+            Some(mac)
+        };
+        match (mac(one), mac(other)) {
+            (Some(one), Some(other)) => one.verify(&other.finalize().into_bytes()).is_ok(),
+            // An HMAC takes a key of any length, so this can't be.
+            _ => false,
+        }
+    }
+
     /// Seals `plain` so that it opens only for the same `owner` (a deployment's id).
     ///
     /// # Errors
@@ -99,5 +115,14 @@ mod tests {
         assert_eq!(sealer.open("deployment-a", &sealed).unwrap(), b"TOKEN=1");
         assert!(sealer.open("deployment-b", &sealed).is_err());
         assert!(Sealer::new("another".into()).open("deployment-a", &sealed).is_err());
+    }
+
+    #[test]
+    fn only_equal_bytes_are_the_same() {
+        let sealer = Sealer::new("0123456789abcdef0123456789abcdef".into());
+        assert!(sealer.is_same(b"token", b"token"));
+        for other in [&b"tokem"[..], b"toke", b"tokens", b""] {
+            assert!(!sealer.is_same(b"token", other));
+        }
     }
 }

@@ -60,6 +60,7 @@ id!(ProjectId, "projectId", 32);
 id!(DeploymentId, "deploymentId", 32);
 id!(VersionId, "versionId", 32);
 id!(TokenId, "tokenId", 32);
+id!(DomainId, "domainId", 32);
 id!(
     /// The SHA-256 of some bytes.
     Digest,
@@ -81,7 +82,7 @@ macro_rules! random_id {
         }
     })* };
 }
-random_id!(OrgId, UserId, ProjectId, DeploymentId, VersionId, TokenId);
+random_id!(OrgId, UserId, ProjectId, DeploymentId, VersionId, TokenId, DomainId);
 
 impl Digest {
     #[must_use]

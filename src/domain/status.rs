@@ -85,6 +85,30 @@ words! {
     }
 }
 
+words! {
+    /// Where a claim on a domain stands: `verified` is proved, `active` is proved and its project has
+    /// something live, `quarantined` has lost its proof and is not served, `failed` was never proved in
+    /// time or was proved by somebody else.
+    DomainStatus {
+        Pending = "pending",
+        Verified = "verified",
+        Active = "active",
+        Failed = "failed",
+        Quarantined = "quarantined",
+    }
+}
+
+impl DomainStatus {
+    /// Whether requests to the domain lead to its project.
+    #[must_use]
+    pub const fn is_served(self) -> bool {
+        match self {
+            Self::Verified | Self::Active => true,
+            Self::Pending | Self::Failed | Self::Quarantined => false,
+        }
+    }
+}
+
 impl DeploymentStatus {
     #[must_use]
     pub const fn is_final(self) -> bool {

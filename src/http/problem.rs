@@ -336,6 +336,16 @@ impl From<ControlError> for Problem {
                 let next = "No origins are registered for this project; its Worker serves what is deployed.";
                 Self::new(StatusCode::NOT_FOUND, "WORKER_NOT_FOUND", "Upstream not found", next)
             }
+            ControlError::DomainNotFound => {
+                let next = "Check the id; only domains of the token's organization are visible.";
+                let error = "Custom domain not found";
+                Self::new(StatusCode::NOT_FOUND, "CUSTOM_DOMAIN_NOT_FOUND", error, next)
+            }
+            ControlError::TooManyDomains { limit, of } => {
+                let next = format!("A {of} may claim {limit} domains; remove one that is not needed.");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED", "Quota exceeded", next)
+            }
+            ControlError::TooSoon { seconds } => Self::rate_limited(seconds),
             ControlError::Conflict(message) => {
                 Self::new(StatusCode::CONFLICT, "CONFLICT", "Conflict", message)
             }

@@ -160,27 +160,19 @@ impl Tables {
         self.workers_loaded.store(true, Ordering::Release);
     }
 
-    /// Puts a custom domain in place. A Worker that the table does not know yet counts as inactive until the
-    /// domain is published again.
-    pub fn publish_host(&self, host: &str, to: &CustomHost) {
-        let entry = match to {
+    /// Puts a custom domain in place; false where it leads to a Worker that the table does not know yet. It counts as
+    /// inactive then, until it is published again.
+    pub fn publish_host(&self, host: &str, to: &CustomHost) -> bool {
+        let (entry, is_placed) = match to {
             CustomHost::Worker(worker) => match self.workers.pin().get(&**worker) {
-                Some(slot) => CustomEntry::Slot(Arc::clone(slot)),
-                None => CustomEntry::Inactive,
+                Some(slot) => (CustomEntry::Slot(Arc::clone(slot)), true),
+                None => (CustomEntry::Inactive, false),
             },
-            CustomHost::Redirect(target) => CustomEntry::Redirect(Arc::clone(target)),
-            CustomHost::Inactive => CustomEntry::Inactive,
+            CustomHost::Redirect(target) => (CustomEntry::Redirect(Arc::clone(target)), true),
+            CustomHost::Inactive => (CustomEntry::Inactive, true),
         };
         self.hosts.pin().insert(host.into(), entry);
-    }
-
-    /// Whether a domain that leads to `worker` has its slot: false where the Worker came after the domain.
-    pub fn host_leads_to(&self, host: &str, worker: &str) -> bool {
-        match (self.hosts.pin().get(host), self.workers.pin().get(worker)) {
-            (Some(CustomEntry::Slot(held)), Some(slot)) => Arc::ptr_eq(held, slot),
-            (Some(CustomEntry::Inactive), None) => true,
-            _ => false,
-        }
+        is_placed
     }
 
     pub fn remove_host(&self, host: &str) {
@@ -342,12 +334,12 @@ mod tests {
     #[test]
     fn a_domain_follows_its_workers_switches_without_being_published_again() {
         let tables = Tables::new();
-        tables.publish_host("www.example.com", &CustomHost::Worker("blog".into()));
+        let worker = CustomHost::Worker("blog".into());
+        assert!(!tables.publish_host("www.example.com", &worker), "the Worker came after the domain");
         publish(&tables, 1, Some(version("one")));
         tables.hosts_are_loaded();
-        assert!(!tables.host_leads_to("www.example.com", "blog"), "the Worker came after the domain");
-        tables.publish_host("www.example.com", &CustomHost::Worker("blog".into()));
-        assert!(tables.host_leads_to("www.example.com", "blog"));
+        assert_eq!(ask(&tables, "www.example.com"), Err(EdgeRefusal::CustomDomainInvalid));
+        assert!(tables.publish_host("www.example.com", &worker));
         publish(&tables, 2, Some(version("two")));
         assert_eq!(ask(&tables, "www.example.com"), Ok("two".to_owned()));
         tables.remove_host("www.example.com");

@@ -7,6 +7,7 @@ use sea_orm::{
     QueryOrder, QuerySelect,
 };
 
+use super::domains::{Claimed, NewClaim};
 use super::idempotency::{self, IdempotencyKey, Remembered};
 use super::link::recording_alone;
 use super::{Store, StoreError, clock, events, outcome, quota};
@@ -33,7 +34,7 @@ pub struct NewDeployment {
     /// JSON of [`BuildOverrides`](crate::domain::source::BuildOverrides).
     pub build: String,
     pub env_sealed: Option<String>,
-    pub custom_domain: Option<String>,
+    pub custom_domain: Option<NewClaim>,
     pub branch: Option<String>,
     pub commit: Option<String>,
     pub message: Option<String>,
@@ -69,6 +70,7 @@ pub enum Recorded {
     TooManyWaiting {
         limit: u64,
     },
+    TooManyDomains(u64, &'static str),
 }
 
 /// What a claim came to.
@@ -237,10 +239,12 @@ async fn create_in(
     if membership::Entity::find_by_id((org.clone(), new.user.to_string())).one(tx).await?.is_none() {
         return Ok(Recorded::NotAMember);
     }
-    if let Some(hostname) = &new.custom_domain
-        && super::domains::owner_elsewhere(tx, hostname, &project.id).await?
-    {
-        return Ok(Recorded::DomainTaken);
+    if let Some(claim) = &new.custom_domain {
+        match super::domains::claim(tx, &org, &project.id, claim, now).await? {
+            Claimed::Taken => return Ok(Recorded::DomainTaken),
+            Claimed::TooMany { limit, of } => return Ok(Recorded::TooManyDomains(limit, of)),
+            Claimed::New(_) | Claimed::Known(_) | Claimed::ProjectMissing | Claimed::Redirect(_) => {}
+        }
     }
     let target = new.target.as_str();
     let superseded = match new.supersede {
@@ -260,9 +264,6 @@ async fn create_in(
         .await?;
     if waiting >= new.waiting_limit {
         return Ok(Recorded::TooManyWaiting { limit: new.waiting_limit });
-    }
-    if let Some(hostname) = &new.custom_domain {
-        super::domains::claim(tx, &org, &project.id, hostname, now).await?;
     }
     let row = DeploymentRow {
         id: new.id.to_string(),
@@ -287,7 +288,7 @@ async fn create_in(
         source: new.source,
         build: new.build,
         env_sealed: new.env_sealed,
-        custom_domain: new.custom_domain,
+        custom_domain: new.custom_domain.map(|claim| claim.hostname),
         branch: new.branch,
         commit_ref: new.commit,
         message: new.message,

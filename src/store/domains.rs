@@ -1,102 +1,375 @@
-//! Custom domains: claims, and what is served.
+//! Custom domains: claims, who holds a name, and what is served.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use entity::{custom_domain, project};
-use sea_orm::{ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect,
+};
 
-use super::{Store, StoreError};
-use crate::domain::id;
+use super::link::recording_alone;
+use super::routes::next_epoch;
+use super::{Store, StoreError, clock};
+use crate::domain::{DomainId, DomainStatus, OrgScope, ProjectId, id};
 
-/// A claim that nobody proves ends after a week (contract §4).
-const CLAIM_LIFETIME_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
+pub use entity::custom_domain::Model as DomainRow;
+
+use custom_domain::Column;
+
+/// The statuses that are served.
+pub(super) const SERVED: [&str; 2] = ["verified", "active"];
+/// The statuses of which a name has one at most, by an index.
+pub(super) const HOLDING: [&str; 3] = ["verified", "active", "quarantined"];
 
 /// A host name that is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedDomain {
     pub hostname: String,
     pub worker_name: String,
+    /// Another served domain of the same project, to which requests are sent on.
+    pub redirect_to: Option<String>,
+    pub project_active: bool,
+}
+
+/// A claim to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewClaim {
+    pub hostname: String,
+    /// What the TXT record must hold; the same for the same organization and name.
+    pub token: String,
+    /// How long it may wait for its proof, in milliseconds.
+    pub lifetime_ms: i64,
+    pub per_project: u64,
+    pub per_organization: u64,
+}
+
+/// What recording a claim came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    New(Box<DomainRow>),
+    /// The project had it already; where it had failed it waits for its proof again.
+    Known(Box<DomainRow>),
+    ProjectMissing,
+    /// Another project has proved the name.
+    Taken,
+    /// This many claims are allowed, to a project or an organization.
+    TooMany {
+        limit: u64,
+        of: &'static str,
+    },
+    /// Why the redirect can't be.
+    Redirect(&'static str),
+}
+
+/// One page of domains in order of id.
+#[derive(Debug, Clone, Default)]
+pub struct DomainFilter {
+    pub project: Option<ProjectId>,
+    pub hostname: Option<String>,
+    pub after: Option<DomainId>,
+    pub limit: u64,
 }
 
 /// Whether `hostname` is proved by another project than `project`.
-pub(super) async fn owner_elsewhere(
-    tx: &DatabaseTransaction,
+pub(super) async fn owner_elsewhere<C: ConnectionTrait>(
+    connection: &C,
     hostname: &str,
     project: &str,
 ) -> Result<bool, StoreError> {
-    let owner = custom_domain::Entity::find()
-        .filter(custom_domain::Column::Hostname.eq(hostname))
-        .filter(custom_domain::Column::Status.is_in(["verified", "active"]))
-        .filter(custom_domain::Column::ProjectId.ne(project))
-        .one(tx)
+    let owners = custom_domain::Entity::find()
+        .filter(Column::Hostname.eq(hostname))
+        .filter(Column::Status.is_in(SERVED))
+        .filter(Column::ProjectId.ne(project))
+        .count(connection)
         .await?;
-    Ok(owner.is_some())
+    Ok(owners > 0)
 }
 
-/// Records a pending claim, unless the project has one.
+/// Records a pending claim, unless the project has one. The caller holds [`recording_alone`].
 pub(super) async fn claim(
     tx: &DatabaseTransaction,
     org: &str,
     project: &str,
-    hostname: &str,
+    new: &NewClaim,
     now: i64,
-) -> Result<(), StoreError> {
+) -> Result<Claimed, StoreError> {
+    if owner_elsewhere(tx, &new.hostname, project).await? {
+        return Ok(Claimed::Taken);
+    }
     let known = custom_domain::Entity::find()
-        .filter(custom_domain::Column::ProjectId.eq(project))
-        .filter(custom_domain::Column::Hostname.eq(hostname))
+        .filter(Column::ProjectId.eq(project))
+        .filter(Column::Hostname.eq(&new.hostname))
         .one(tx)
         .await?;
-    if known.is_some() {
-        return Ok(());
+    if let Some(known) = &known
+        && known.status != DomainStatus::Failed.as_str()
+    {
+        return Ok(Claimed::Known(Box::new(known.clone())));
     }
-    custom_domain::Entity::insert(custom_domain::ActiveModel {
-        id: Set(id::random()),
-        org_id: Set(org.into()),
-        project_id: Set(project.into()),
-        hostname: Set(hostname.into()),
-        status: Set("pending".into()),
-        token: Set(id::random()),
-        created_at: Set(now),
-        expires_at: Set(Some(now + CLAIM_LIFETIME_MS)),
-        verified_at: Set(None),
-    })
-    .exec_without_returning(tx)
-    .await?;
-    Ok(())
+    for (column, value, limit, of) in [
+        (Column::ProjectId, project, new.per_project, "project"),
+        (Column::OrgId, org, new.per_organization, "organization"),
+    ] {
+        let claims = custom_domain::Entity::find()
+            .filter(column.eq(value))
+            .filter(Column::Status.ne(DomainStatus::Failed.as_str()))
+            .count(tx)
+            .await?;
+        if claims >= limit {
+            return Ok(Claimed::TooMany { limit, of });
+        }
+    }
+    if let Some(known) = known {
+        return Ok(Claimed::Known(Box::new(revive(tx, known, new, now).await?)));
+    }
+    let row = DomainRow {
+        id: id::random(),
+        org_id: org.into(),
+        project_id: project.into(),
+        hostname: new.hostname.clone(),
+        status: DomainStatus::Pending.as_str().into(),
+        token: new.token.clone(),
+        created_at: now,
+        expires_at: Some(now + new.lifetime_ms),
+        verified_at: None,
+        checked_at: None,
+        next_check_at: now,
+        asked_at: None,
+        proved_at: None,
+        lost_since: None,
+        lost_checks: 0,
+        unanswered: 0,
+        message: None,
+        redirect_to: None,
+        quarantined_at: None,
+    };
+    custom_domain::Entity::insert(custom_domain::ActiveModel::from(row.clone()))
+        .exec_without_returning(tx)
+        .await?;
+    Ok(Claimed::New(Box::new(row)))
+}
+
+/// A claim that failed waits for its proof again.
+async fn revive(
+    tx: &DatabaseTransaction,
+    known: DomainRow,
+    new: &NewClaim,
+    now: i64,
+) -> Result<DomainRow, StoreError> {
+    let row = DomainRow {
+        status: DomainStatus::Pending.as_str().into(),
+        token: new.token.clone(),
+        created_at: now,
+        expires_at: Some(now + new.lifetime_ms),
+        // Grows always: a check that still runs must find that it has moved.
+        next_check_at: now.max(known.next_check_at + 1),
+        lost_since: None,
+        lost_checks: 0,
+        unanswered: 0,
+        message: None,
+        quarantined_at: None,
+        ..known
+    };
+    let changes = custom_domain::ActiveModel {
+        status: Set(row.status.clone()),
+        token: Set(row.token.clone()),
+        created_at: Set(row.created_at),
+        expires_at: Set(row.expires_at),
+        next_check_at: Set(row.next_check_at),
+        lost_since: Set(None),
+        lost_checks: Set(0),
+        unanswered: Set(0),
+        message: Set(None),
+        quarantined_at: Set(None),
+        ..Default::default()
+    };
+    custom_domain::Entity::update_many().set(changes).filter(Column::Id.eq(&row.id)).exec(tx).await?;
+    Ok(row)
 }
 
 impl Store {
-    /// The host names that are proved and active, each with its project's Worker.
+    /// Every host name that is served, each with its project's Worker.
     pub async fn domain_served(&self) -> Result<Vec<ServedDomain>, StoreError> {
-        let rows = custom_domain::Entity::find()
-            .filter(custom_domain::Column::Status.eq("active"))
-            .all(&self.read)
-            .await?;
-        let mut served = Vec::with_capacity(rows.len());
+        let rows = custom_domain::Entity::find().filter(Column::Status.is_in(SERVED)).all(&self.read).await?;
+        let mut projects: HashMap<String, (String, bool)> = HashMap::new();
         for batch in rows.chunks(1_000) {
-            let workers: HashMap<String, String> = project::Entity::find()
+            let found = project::Entity::find()
                 .filter(project::Column::Id.is_in(batch.iter().map(|d| d.project_id.clone())))
                 .all(&self.read)
-                .await?
-                .into_iter()
-                .map(|p| (p.id, p.worker_name))
-                .collect();
-            served.extend(batch.iter().filter_map(|d| {
-                let worker_name = workers.get(&d.project_id)?.clone();
-                Some(ServedDomain { hostname: d.hostname.clone(), worker_name })
-            }));
+                .await?;
+            projects.extend(found.into_iter().map(|p| (p.id, (p.worker_name, p.status == "active"))));
         }
-        Ok(served)
+        let names: HashSet<(&str, &str)> =
+            rows.iter().map(|d| (d.project_id.as_str(), d.hostname.as_str())).collect();
+        let served = rows.iter().filter_map(|d| {
+            let (worker_name, project_active) = projects.get(&d.project_id)?.clone();
+            // Nobody is sent to a name that is not proved to be the project's.
+            let proved = |to: &&String| names.contains(&(d.project_id.as_str(), to.as_str()));
+            let redirect_to = d.redirect_to.as_ref().filter(proved).cloned();
+            Some(ServedDomain { hostname: d.hostname.clone(), worker_name, redirect_to, project_active })
+        });
+        Ok(served.collect())
     }
 
     /// Whether another project has proved `hostname`.
     pub async fn domain_owned_elsewhere(&self, hostname: &str, project: &str) -> Result<bool, StoreError> {
-        let owner = custom_domain::Entity::find()
-            .filter(custom_domain::Column::Hostname.eq(hostname))
-            .filter(custom_domain::Column::Status.is_in(["verified", "active"]))
-            .filter(custom_domain::Column::ProjectId.ne(project))
-            .one(&self.read)
-            .await?;
-        Ok(owner.is_some())
+        owner_elsewhere(&self.read, hostname, project).await
     }
+
+    /// Records a claim and where it redirects to; a claim that is there already takes the new redirect.
+    pub async fn domain_claim(
+        &self,
+        scope: &OrgScope,
+        project: &ProjectId,
+        new: &NewClaim,
+        redirect_to: Option<&str>,
+    ) -> Result<Claimed, StoreError> {
+        self.repeating(|_| async move {
+            let tx = self.begin().await?;
+            let claimed = claim_in(&tx, scope.org().as_str(), project.as_str(), new, redirect_to).await?;
+            match claimed {
+                Claimed::New(_) | Claimed::Known(_) => tx.commit().await?,
+                _ => tx.rollback().await?,
+            }
+            Ok(claimed)
+        })
+        .await
+    }
+
+    pub async fn domain_get(&self, scope: &OrgScope, id: &DomainId) -> Result<Option<DomainRow>, StoreError> {
+        Ok(custom_domain::Entity::find_by_id(id.as_str())
+            .filter(Column::OrgId.eq(scope.org().as_str()))
+            .one(&self.read)
+            .await?)
+    }
+
+    /// A page in order of id.
+    pub async fn domain_list(
+        &self,
+        scope: &OrgScope,
+        filter: &DomainFilter,
+    ) -> Result<Vec<DomainRow>, StoreError> {
+        let mut query = custom_domain::Entity::find()
+            .filter(Column::OrgId.eq(scope.org().as_str()))
+            .order_by_asc(Column::Id)
+            .limit(filter.limit);
+        if let Some(project) = &filter.project {
+            query = query.filter(Column::ProjectId.eq(project.as_str()));
+        }
+        if let Some(hostname) = &filter.hostname {
+            query = query.filter(Column::Hostname.eq(hostname));
+        }
+        if let Some(after) = &filter.after {
+            query = query.filter(Column::Id.gt(after.as_str()));
+        }
+        Ok(query.all(&self.read).await?)
+    }
+
+    /// The Worker names of these projects.
+    pub async fn domain_workers(&self, rows: &[DomainRow]) -> Result<HashMap<String, String>, StoreError> {
+        let ids: HashSet<&str> = rows.iter().map(|d| d.project_id.as_str()).collect();
+        let found = project::Entity::find().filter(project::Column::Id.is_in(ids)).all(&self.read).await?;
+        Ok(found.into_iter().map(|p| (p.id, p.worker_name)).collect())
+    }
+
+    /// Forgets a claim, and redirects of the same project that led to it. Answers what it was.
+    pub async fn domain_remove(
+        &self,
+        scope: &OrgScope,
+        id: &DomainId,
+    ) -> Result<Option<DomainRow>, StoreError> {
+        self.repeating(|_| async move {
+            let tx = self.begin().await?;
+            recording_alone(&tx, scope.org().as_str()).await?;
+            let found = custom_domain::Entity::find_by_id(id.as_str())
+                .filter(Column::OrgId.eq(scope.org().as_str()))
+                .lock_exclusive()
+                .one(&tx)
+                .await?;
+            let Some(row) = found else {
+                tx.rollback().await?;
+                return Ok(None);
+            };
+            custom_domain::Entity::update_many()
+                .col_expr(Column::RedirectTo, Expr::value(Option::<String>::None))
+                .filter(Column::ProjectId.eq(&row.project_id))
+                .filter(Column::RedirectTo.eq(&row.hostname))
+                .exec(&tx)
+                .await?;
+            custom_domain::Entity::delete_by_id(id.as_str()).exec(&tx).await?;
+            if SERVED.contains(&row.status.as_str()) {
+                next_epoch(&tx).await?;
+            }
+            tx.commit().await?;
+            Ok(Some(row))
+        })
+        .await
+    }
+}
+
+async fn claim_in(
+    tx: &DatabaseTransaction,
+    org: &str,
+    project: &str,
+    new: &NewClaim,
+    redirect_to: Option<&str>,
+) -> Result<Claimed, StoreError> {
+    recording_alone(tx, org).await?;
+    let now = clock::now(tx).await?;
+    let mine = project::Entity::find_by_id(project).filter(project::Column::OrgId.eq(org)).one(tx).await?;
+    if mine.is_none() {
+        return Ok(Claimed::ProjectMissing);
+    }
+    if let Some(to) = redirect_to
+        && let Some(why) = redirect_problem(tx, project, &new.hostname, to).await?
+    {
+        return Ok(Claimed::Redirect(why));
+    }
+    let claimed = claim(tx, org, project, new, now).await?;
+    let (is_new, mut row) = match claimed {
+        Claimed::New(row) => (true, row),
+        Claimed::Known(row) => (false, row),
+        refused => return Ok(refused),
+    };
+    if row.redirect_to.as_deref() != redirect_to {
+        row.redirect_to = redirect_to.map(ToOwned::to_owned);
+        custom_domain::Entity::update_many()
+            .col_expr(Column::RedirectTo, Expr::value(row.redirect_to.clone()))
+            .filter(Column::Id.eq(&row.id))
+            .exec(tx)
+            .await?;
+        if SERVED.contains(&row.status.as_str()) {
+            next_epoch(tx).await?;
+        }
+    }
+    Ok(if is_new { Claimed::New(row) } else { Claimed::Known(row) })
+}
+
+/// A redirect leads to a domain of the same project that answers itself: no chain, so no loop.
+async fn redirect_problem(
+    tx: &DatabaseTransaction,
+    project: &str,
+    hostname: &str,
+    to: &str,
+) -> Result<Option<&'static str>, StoreError> {
+    if to == hostname {
+        return Ok(Some("must be another domain than hostname"));
+    }
+    let of_project = || custom_domain::Entity::find().filter(Column::ProjectId.eq(project));
+    let target = of_project()
+        .filter(Column::Hostname.eq(to))
+        .filter(Column::Status.ne(DomainStatus::Failed.as_str()))
+        .one(tx)
+        .await?;
+    match target {
+        None => return Ok(Some("must be a domain of the same project; add that one first")),
+        Some(target) if target.redirect_to.is_some() => {
+            return Ok(Some("is a domain that redirects itself; redirect to where it leads"));
+        }
+        Some(_) => {}
+    }
+    let led_here = of_project().filter(Column::RedirectTo.eq(hostname)).count(tx).await?;
+    Ok((led_here > 0).then_some("can't be set: another domain redirects to this one already"))
 }

@@ -7,6 +7,7 @@
 mod clock;
 mod connect;
 mod error;
+mod history;
 mod link;
 pub mod schema;
 mod settings;
@@ -15,6 +16,7 @@ pub mod admission;
 pub mod bench;
 pub mod certificates;
 pub mod deployments;
+pub mod domain_checks;
 pub mod domains;
 pub mod edges;
 pub mod events;

@@ -2,7 +2,7 @@
 //! Each such order takes the next sequence number in the transaction that carries it out, so that whatever
 //! was recorded before it can't go live after it.
 
-use entity::{deployment, live_change, project, project_target, version};
+use entity::{live_change, project, project_target, version};
 use sea_orm::sea_query::{Expr, SelectStatement};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter,
@@ -10,6 +10,7 @@ use sea_orm::{
 };
 
 use super::deployments::{lock_queued, next_seq};
+use super::history::{Place, Wanted, newest_place, origin_of};
 use super::link::recording_alone;
 use super::routes::{SplitRow, VersionRow, next_epoch};
 use super::{Store, StoreError, clock, outcome};
@@ -84,14 +85,7 @@ pub struct LiveChange {
     pub now: LiveState,
 }
 
-/// A place in the history of what was live.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    version: String,
-    seq: i64,
-}
-
-const PRODUCTION: &str = Target::Production.as_str();
+pub(super) const PRODUCTION: &str = Target::Production.as_str();
 
 impl Store {
     /// One transaction: what waits of older numbers is superseded, the number is given out, and the
@@ -313,76 +307,6 @@ async fn place_of(
         }
         LiveOrder::Promote { .. } | LiveOrder::SplitEnd => Ok(Place { version: row.id, seq: 0 }),
     })
-}
-
-/// Where in the history the live version stands: where its deployment or promotion does, also when
-/// a rollback has brought it back.
-async fn origin_of(tx: &DatabaseTransaction, project: &str, live_seq: i64) -> Result<i64, StoreError> {
-    let by_hand = live_change::Entity::find()
-        .filter(live_change::Column::ProjectId.eq(project))
-        .filter(live_change::Column::Seq.eq(live_seq))
-        .one(tx)
-        .await?;
-    Ok(by_hand.map_or(live_seq, |change| change.origin_seq))
-}
-
-enum Wanted<'a> {
-    /// What is kept and was live before this number, other than what is live.
-    Before {
-        since: i64,
-        live: &'a str,
-    },
-    Of(&'a str),
-}
-
-impl Wanted<'_> {
-    fn versions(&self, project: &str) -> SelectStatement {
-        let kept = version::Entity::find()
-            .select_only()
-            .column(version::Column::Id)
-            .filter(version::Column::ProjectId.eq(project))
-            .filter(version::Column::RetiredAt.is_null());
-        match self {
-            Self::Before { live, .. } => kept.filter(version::Column::Id.ne(*live)),
-            Self::Of(version) => kept.filter(version::Column::Id.eq(*version)),
-        }
-        .into_query()
-    }
-
-    fn until(&self) -> i64 {
-        match self {
-            Self::Before { since, .. } => *since,
-            Self::Of(_) => i64::MAX,
-        }
-    }
-}
-
-/// The newest place in the history that fits: deployments that went live, and what was put live by hand.
-async fn newest_place(
-    tx: &DatabaseTransaction,
-    project: &str,
-    wanted: Wanted<'_>,
-) -> Result<Option<Place>, StoreError> {
-    let deployed = deployment::Entity::find()
-        .filter(deployment::Column::ProjectId.eq(project))
-        .filter(deployment::Column::Target.eq(PRODUCTION))
-        .filter(deployment::Column::SwitchedAt.is_not_null())
-        .filter(deployment::Column::Seq.lt(wanted.until()))
-        .filter(deployment::Column::VersionId.in_subquery(wanted.versions(project)))
-        .order_by_desc(deployment::Column::Seq)
-        .one(tx)
-        .await?;
-    let by_hand = live_change::Entity::find()
-        .filter(live_change::Column::ProjectId.eq(project))
-        .filter(live_change::Column::Kind.is_in(["rollback", "promote"]))
-        .filter(live_change::Column::Seq.lt(wanted.until()))
-        .filter(live_change::Column::VersionId.in_subquery(wanted.versions(project)))
-        .order_by_desc(live_change::Column::Seq)
-        .one(tx)
-        .await?;
-    let deployed = deployed.and_then(|d| Some((d.seq, Place { version: d.version_id?, seq: d.seq })));
-    let by_hand = by_hand.map(|c| (c.seq, Place { version: c.version_id, seq: c.origin_seq }));
-    Ok(deployed.into_iter().chain(by_hand).max_by_key(|(seq, _)| *seq).map(|(_, place)| place))
 }
 
 async fn target_of<C: ConnectionTrait>(

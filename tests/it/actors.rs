@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::app::TestApp;
 use crate::failing::quick;
 
-const ACTORS: &[&str] = &["domain_resolver", "worker_registry", "sweep", "deployment_0", "deployment_1"];
+const ACTORS: &[&str] =
+    &["domain_resolver", "domain_checks", "worker_registry", "sweep", "deployment_0", "deployment_1"];
 
 #[tokio::test]
 async fn a_panicked_actor_is_built_anew_and_no_request_fails() {

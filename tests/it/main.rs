@@ -8,6 +8,7 @@ mod blocked;
 #[path = "../providers/server/mod.rs"]
 #[expect(dead_code, reason = "the provider tests ask it more")]
 mod cloud;
+mod dns;
 mod issuer;
 mod parts;
 mod tenants;
@@ -38,6 +39,8 @@ mod cluster;
 mod database;
 mod dead_letters;
 mod disk;
+mod domain_claims;
+mod domains;
 mod egress;
 mod front_door;
 mod idempotency;

@@ -33,6 +33,9 @@ fn body_for(method: &Method, path: &str, org: &str, user: &str, project: &str) -
             Some(json!({ "projectId": project, "orgId": org, "userId": user, "initFiles": files }))
         }
         ("POST", "/api/v1/projects") => Some(json!({ "name": "intruder", "orgId": org })),
+        ("POST", "/api/v1/domains") => {
+            Some(json!({ "projectId": project, "hostname": "intruder.example.com" }))
+        }
         ("PATCH", _) => Some(json!({ "egressHosts": ["intruder.example"] })),
         ("POST", path) if path.ends_with("/promote") => Some(json!({ "versionId": "0".repeat(32) })),
         ("PUT", path) if path.ends_with("/split") => {
@@ -41,6 +44,23 @@ fn body_for(method: &Method, path: &str, org: &str, user: &str, project: &str) -
         ("PUT", path) if path.ends_with("/upstream") => Some(json!({ "origins": ["http://1.1.1.1"] })),
         ("PUT", _) => Some(json!({ "files": files })),
         _ => None,
+    }
+}
+
+/// A claim on a domain, and its id.
+async fn domain(app: &TestApp, project: &str) -> String {
+    let body = json!({ "projectId": project, "hostname": "mine.example.com" });
+    let (status, made) = app.post("/api/v1/domains", &body).await;
+    assert_eq!(status, 201, "{made}");
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// What `{id}` stands for in a path.
+fn id_of<'a>(path: &str, deployment: &'a str, domain: &'a str, project: &'a str) -> &'a str {
+    match path {
+        path if path.contains("deployments") => deployment,
+        path if path.contains("domains") => domain,
+        _ => project,
     }
 }
 
@@ -67,12 +87,13 @@ async fn no_route_shows_or_changes_what_another_organization_has() {
     let app = TestApp::start().await;
     let (project, worker) = app.project("mine").await;
     let id = app.deploy_live(&app.body(&project, &[("index.html", "mine")])).await;
+    let domain = domain(&app, &project).await;
     let other = Member::of_new_organization(&app, "others");
     let before = app.rows("select count(*) from deployment");
     let unknown = "0123456789ab4def8123456789abcdef";
 
     for (method, path) in guarded_routes(&app).await {
-        let theirs = path.replace("{id}", if path.contains("deployments") { &id } else { &project });
+        let theirs = path.replace("{id}", id_of(&path, &id, &domain, &project));
         let nobodys = path.replace("{id}", unknown);
         // Another organization's thing is exactly as unknown as one that never was.
         if path.contains("{id}") {
@@ -91,8 +112,10 @@ async fn no_route_shows_or_changes_what_another_organization_has() {
         } else {
             // In my organization's name, and in their own with my project.
             let body = body_for(&method, &path, &app.org, &app.user, &project);
-            assert_problem(send(other.request(&app, method.clone(), &path), body).await, 403, "FORBIDDEN")
-                .await;
+            let names_org = body.as_ref().is_some_and(|b| b.get("orgId").is_some());
+            let expected = if names_org { (403, "FORBIDDEN") } else { (404, "PROJECT_NOT_FOUND") };
+            let response = send(other.request(&app, method.clone(), &path), body).await;
+            assert_problem(response, expected.0, expected.1).await;
         }
         // Without a credential, and with one that is none.
         for credential in ["", "Bearer libra_unknown"] {
@@ -149,16 +172,17 @@ async fn a_token_does_what_its_scopes_say_and_ends_when_told() {
     let app = TestApp::start().await;
     let (project, _) = app.project("scoped").await;
     let id = app.deploy_live(&app.body(&project, &[("index.html", "x")])).await;
+    let domain = domain(&app, &project).await;
     let scopes = ["projects:read", "projects:write", "deployments:read", "deployments:write"];
     let tokens = scopes.map(|scope| (scope, Member::token(&app, &app.org, &app.user, &["--scope", scope])));
     for (method, path) in guarded_routes(&app).await {
-        let asked = path.replace("{id}", if path.contains("deployments") { &id } else { &project });
+        let asked = path.replace("{id}", id_of(&path, &id, &domain, &project));
         // An operator's alone, whatever the scopes say.
         if path.ends_with("/upstream") {
             continue;
         }
-        let of_projects = ["projects", "templates", "workers"].iter().any(|word| path.contains(word));
-        let room = if of_projects { "projects" } else { "deployments" };
+        let rooms = ["projects", "templates", "workers", "domains"];
+        let room = if rooms.iter().any(|room| path.contains(room)) { "projects" } else { "deployments" };
         let needed = format!("{room}:{}", if method == Method::GET { "read" } else { "write" });
         for (scope, member) in &tokens {
             let body = body_for(&method, &path, &app.org, &app.user, &project);

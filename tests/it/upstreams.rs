@@ -1,10 +1,12 @@
 //! Workers that an operator registers as origins: who may, which origins, and what is stored.
 
+use std::io::{Read, Write};
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::answers::{assert_problem, details, is_id, is_time, keys};
-use crate::app::{TestApp, answer};
+use crate::app::{BASE, TestApp, answer};
 use crate::failing::quick;
 use crate::tenants::Member;
 
@@ -101,7 +103,7 @@ async fn origins_and_policies_that_may_not_be_are_refused_with_their_places() {
         let problems = details(&assert_problem(response, 400, "VALIDATION_ERROR").await);
         assert_eq!(problems.len(), 1, "{origin}: {problems:?}");
         assert!(problems[0].0 == "origins[1]" && problems[0].1.contains(word), "{origin}: {problems:?}");
-        assert!(!problems[0].1.contains("secret"), "{problems:?}");
+        assert!(!problems[0].1.contains("user:secret"), "{problems:?}");
     }
     for (body, fields) in [
         (json!({}), &["origins"][..]),
@@ -150,6 +152,69 @@ async fn only_an_operator_of_the_same_organization_registers_origins() {
         assert_problem(ask(&their_operator).await, 404, "PROJECT_NOT_FOUND").await;
     }
     assert_eq!(app.one("SELECT count(*) FROM upstream"), "0");
+}
+
+/// An application that answers each connection once, with these words; where it listens.
+fn application(words: &'static str) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // As much as a request without a body is; more is not looked at.
+            let mut head = [0; 8_192];
+            let mut read = 0;
+            while !head[..read].windows(4).any(|w| w == b"\r\n\r\n") {
+                match stream.read(&mut head[read..]) {
+                    Ok(more) if more > 0 => read += more,
+                    _ => break,
+                }
+            }
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{words}",
+                words.len()
+            );
+            // A client that has gone away already needs no answer.
+            drop(stream.write_all(answer.as_bytes()));
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_registered_application_answers_for_the_worker_on_every_server_until_it_is_removed() {
+    let settings = quick(&[]);
+    let app = TestApp::start_with(&settings).await;
+    let (project, worker) = app.project("swapped").await;
+    let first = app.deploy_live(&app.body(&project, &[("index.html", "static")])).await;
+    let second = app.folder.serve(&settings);
+    let page = async |address: &str, label: &str| {
+        let request = app.http.get(format!("http://{address}/")).header("host", format!("{label}.{BASE}"));
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    for words in ["one", "another"] {
+        let body = json!({ "origins": [application(words)], "policy": { "health": { "intervalMs": 0 } } });
+        let (status, document) = answer(put(&app, &project, &body).await).await;
+        assert_eq!((status.as_u16(), &document["visible"]), (200, &json!(true)), "{document}");
+        assert_eq!(page(&app.server.address, &worker).await, words);
+        app.wait("the other server passes requests on", async || {
+            page(&second.address, &worker).await == words
+        })
+        .await;
+    }
+    // Previews and what is live beneath are as they were.
+    assert_eq!(page(&app.server.address, &format!("{}--{worker}", &first[..12])).await, "static");
+    app.deploy_live(&app.body(&project, &[("index.html", "newer")])).await;
+    assert_eq!(page(&app.server.address, &worker).await, "another");
+    app.panic_actor("worker_registry").await;
+    app.wait("the registry is built anew", async || {
+        app.health().await["checks"]["actors"]["actors"]["worker_registry"]["restarts"] == 1
+            && page(&app.server.address, &worker).await == "another"
+    })
+    .await;
+    let removed = app.request(Method::DELETE, &path(&project)).send().await.unwrap();
+    assert_eq!(removed.status(), 200);
+    assert_eq!(page(&app.server.address, &worker).await, "newer");
+    app.wait("the other server too", async || page(&second.address, &worker).await == "newer").await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ pub mod deploy;
 mod deploy_body;
 mod deploy_schema;
 pub mod deployments;
+pub mod domains;
 pub mod files;
 pub mod live;
 pub mod page;
@@ -49,6 +50,9 @@ pub const PATHS: &[&str] = &[
     "/api/v1/deployments/{id}/logs",
     "/api/v1/deployments/{id}/events",
     "/api/v1/deployments/{id}/cancel",
+    "/api/v1/domains",
+    "/api/v1/domains/{id}",
+    "/api/v1/domains/{id}/verify",
 ];
 
 /// What `GET /` lists.
@@ -85,6 +89,11 @@ pub const ENDPOINTS: &[&str] = &[
     "GET /api/v1/deployments/{id}/logs",
     "GET /api/v1/deployments/{id}/events",
     "POST /api/v1/deployments/{id}/cancel",
+    "GET /api/v1/domains",
+    "POST /api/v1/domains",
+    "GET /api/v1/domains/{id}",
+    "DELETE /api/v1/domains/{id}",
+    "POST /api/v1/domains/{id}/verify",
 ];
 
 /// The control surface's routes.
@@ -93,6 +102,7 @@ pub fn routes(config: &mut ServiceConfig) {
     let put = actix_web::web::put;
     let patch = actix_web::web::patch;
     config.configure(live_routes);
+    let delete = actix_web::web::delete;
     config
         .service(resource("/", vec![(Method::GET, read().to(health::info))]))
         .service(resource("/deploy", vec![(Method::POST, post().to(deploy::post))]))
@@ -123,7 +133,16 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(
             "/api/v1/deployments/{id}/cancel",
             vec![(Method::POST, post().to(deployments::cancel))],
-        ));
+        ))
+        .service(resource(
+            "/api/v1/domains",
+            vec![(Method::GET, read().to(domains::list)), (Method::POST, post().to(domains::add))],
+        ))
+        .service(resource(
+            "/api/v1/domains/{id}",
+            vec![(Method::GET, read().to(domains::get)), (Method::DELETE, delete().to(domains::remove))],
+        ))
+        .service(resource("/api/v1/domains/{id}/verify", vec![(Method::POST, post().to(domains::verify))]));
 }
 
 fn live_routes(config: &mut ServiceConfig) {

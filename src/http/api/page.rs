@@ -1,6 +1,6 @@
 //! Pages of a list: a bounded length, and a cursor that says where the page before ended.
 
-use crate::domain::{DeploymentId, ProjectId};
+use crate::domain::{DeploymentId, DomainId, ProjectId};
 use crate::http::fields::Problems;
 
 const DEFAULT_LENGTH: u64 = 20;
@@ -23,6 +23,11 @@ pub fn length(limit: Option<&str>, problems: &mut Problems) -> u64 {
 /// Projects are listed by id.
 pub fn after_project(cursor: &str, problems: &mut Problems) -> Option<ProjectId> {
     ProjectId::parse(cursor).map_err(|_| wrong(problems)).ok()
+}
+
+/// Domains too.
+pub fn after_domain(cursor: &str, problems: &mut Problems) -> Option<DomainId> {
+    DomainId::parse(cursor).map_err(|_| wrong(problems)).ok()
 }
 
 /// Deployments are listed by time and id: 16 and 32 hex digits.

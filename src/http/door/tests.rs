@@ -8,12 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::domain::origin::Origin;
+use crate::domain::upstream::{Ejection, HealthCheck, HostHeader, UpstreamPolicy};
 use crate::http::edge::{EdgeState, Limits, TrustedProxies};
 use crate::http::problem;
 use crate::routing::probe::ProbeKey;
 use crate::routing::{HostRules, Live, Tables, WorkerRoute};
 use crate::runtime::BodyCache;
-use crate::runtime::upstream::{Address, Policy, Upstream};
+use crate::runtime::upstream::{Parts, Reuse, Upstream, trusted_authorities};
 
 const HOST: &str = "app.libra.localhost";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,32 +27,36 @@ struct House {
     upstream: Arc<Upstream>,
 }
 
-fn policy() -> Policy {
-    Policy {
-        connect: Duration::from_secs(2),
-        first_byte: Duration::from_millis(700),
-        idle: Duration::from_millis(700),
-        keep_idle: Duration::from_secs(60),
-        requests: 100,
-        idle_connections: 16,
-        retries: 2,
-        eject_after: 3,
-        eject_first: Duration::from_secs(60),
-        eject_longest: Duration::from_secs(600),
-        health: None,
+fn policy() -> UpstreamPolicy {
+    UpstreamPolicy {
+        health: HealthCheck {
+            path: "/".into(),
+            interval: Duration::ZERO,
+            timeout: PATIENCE,
+            healthy_after: 1,
+            unhealthy_after: 1,
+        },
+        connect_timeout: Duration::from_secs(2),
+        first_byte_timeout: Duration::from_millis(700),
+        idle_timeout: Duration::from_millis(700),
+        connections_per_origin: 100,
+        host_header: HostHeader::Preserve,
+        ejection: Ejection { after: 3, base: PATIENCE * 3, max: PATIENCE * 30, max_percent: 50 },
     }
 }
 
-fn house(origins: &[u16], policy: Policy) -> House {
-    let address = |port: &u16| Address::Tcp { host: "127.0.0.1".into(), port: *port, tls: false };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let origins = origins.iter().map(address).collect();
-    let upstream = Arc::new(Upstream::new(origins, policy, Arc::new(|_| true), Arc::new(tls), 1));
+fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
+    let upstream = Arc::new(Upstream::new(Parts {
+        key: "1".into(),
+        origins: origins
+            .iter()
+            .map(|port| Origin::parse(&format!("http://127.0.0.1:{port}")).unwrap())
+            .collect(),
+        policy,
+        reuse: Reuse { threads: 1, idle_connections: 16, keep_idle: PATIENCE * 3, retries: 2 },
+        may_connect: Arc::new(|address| address.ip().is_loopback()),
+        tls: trusted_authorities(),
+    }));
     let tables = Tables::new();
     tables.publish_worker(WorkerRoute {
         worker: "app".into(),
@@ -118,7 +124,7 @@ async fn read(socket: &mut TcpStream, enough: impl Fn(&str) -> bool) -> String {
 }
 
 /// An origin that reads a head and whatever `body` bytes, and then answers with fixed bytes.
-struct Origin {
+struct Peer {
     port: u16,
     connections: Arc<AtomicUsize>,
     heads: Arc<std::sync::Mutex<Vec<String>>>,
@@ -134,9 +140,9 @@ enum Then {
     Hold,
 }
 
-async fn origin(answer: &'static str, then: Then) -> Origin {
+async fn origin(answer: &'static str, then: Then) -> Peer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let origin = Origin {
+    let origin = Peer {
         port: listener.local_addr().unwrap().port(),
         connections: Arc::default(),
         heads: Arc::default(),
@@ -182,7 +188,7 @@ fn is_whole(request: &str) -> bool {
     body.len() >= length.unwrap_or(0)
 }
 
-impl Origin {
+impl Peer {
     fn asked(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
@@ -348,7 +354,7 @@ async fn an_origin_that_answers_twice_gets_no_second_request() {
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_origins_work() {
     let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome", Then::Hold).await;
-    let patient = Policy { idle: PATIENCE, first_byte: PATIENCE, ..policy() };
+    let patient = UpstreamPolicy { idle_timeout: PATIENCE, first_byte_timeout: PATIENCE, ..policy() };
     let house = house(&[origin.port], patient);
     let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     let seen = house.ask(request.as_bytes(), |seen| seen.ends_with("some")).await;

@@ -49,7 +49,7 @@ impl OriginBody {
     }
 
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        let idle = self.upstream.policy.idle;
+        let idle = self.upstream.policy.idle_timeout;
         loop {
             let due = self.last + idle;
             // Set once and looked at when it rings: most answers end before it ever does.

@@ -43,7 +43,7 @@ impl Upstream {
         let (_, at) = best(true).or_else(|| best(false))?;
         let before = self.origins[at].in_hand.fetch_add(1, Ordering::AcqRel);
         let turn = Turn { upstream: Arc::clone(self), at };
-        (before < self.policy.requests).then_some(turn)
+        (before < self.policy.connections_per_origin as usize).then_some(turn)
     }
 
     fn is_taken_into_account(&self, at: usize, now_ms: u64) -> bool {
@@ -66,14 +66,20 @@ impl Upstream {
     pub(super) fn failed(&self, at: usize) {
         let origin = &self.origins[at];
         let failures = origin.failures.fetch_add(1, Ordering::AcqRel) + 1;
-        if failures < self.policy.eject_after {
+        let rule = &self.policy.ejection;
+        if rule.after == 0 || failures < rule.after {
+            return;
+        }
+        let now = self.now_ms();
+        let others = self.origins.iter().filter(|o| o.ejected_until.load(Ordering::Relaxed) > now).count();
+        // A fault that all share must not take all away.
+        if (others + 1) * 100 > usize::from(rule.max_percent) * self.origins.len() {
             return;
         }
         origin.failures.store(0, Ordering::Relaxed);
         let ejections = origin.ejections.fetch_add(1, Ordering::AcqRel);
-        let pause = self.policy.eject_first.saturating_mul(1 << ejections.min(16));
-        let pause = pause.min(self.policy.eject_longest);
-        origin.ejected_until.store(self.now_ms() + millis(pause), Ordering::Relaxed);
+        let pause = rule.base.saturating_mul(1 << ejections.min(16)).min(rule.max);
+        origin.ejected_until.store(now + millis(pause), Ordering::Relaxed);
         tracing::warn!(origin = %origin.name, pause_ms = millis(pause), "an origin failed again and again; it is left out");
     }
 

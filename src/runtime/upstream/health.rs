@@ -3,33 +3,35 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use http::Request;
-use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::link::Link;
-use super::{HealthCheck, RequestBody, Upstream, socket};
+use super::{RequestBody, Upstream, socket};
+use crate::domain::upstream::HealthCheck;
 
-/// Asks every origin again and again until it is dropped; ends at once where the policy has no check.
-pub async fn watch(upstream: Arc<Upstream>) {
-    let Some(check) = upstream.policy.health.clone() else { return };
-    let mut origins = JoinSet::new();
-    for at in 0..upstream.origins.len() {
-        origins.spawn(watch_one(Arc::clone(&upstream), at, check.clone()));
+/// Asks every origin again and again until the upstream is dropped; nobody is asked where the policy has no check.
+pub fn watch(upstream: &Arc<Upstream>) {
+    if upstream.policy.health.interval.is_zero() {
+        return;
     }
-    drop(upstream);
-    while origins.join_next().await.is_some() {}
+    for at in 0..upstream.origins.len() {
+        tokio::spawn(watch_one(Arc::downgrade(upstream), at));
+    }
 }
 
-async fn watch_one(upstream: Arc<Upstream>, at: usize, check: HealthCheck) {
+async fn watch_one(upstream: Weak<Upstream>, at: usize) {
+    let Some(check) = upstream.upgrade().map(|upstream| upstream.policy.health.clone()) else { return };
     let mut tick = interval(check.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut good, mut bad) = (0u32, 0u32);
     loop {
         tick.tick().await;
+        // Held for one question only: a Worker that is gone needs no health.
+        let Some(upstream) = upstream.upgrade() else { return };
         let asked = timeout(check.timeout, ask(&upstream, at, &check)).await;
         let problem = match asked {
             Ok(Ok(())) => None,
@@ -53,12 +55,12 @@ async fn watch_one(upstream: Arc<Upstream>, at: usize, check: HealthCheck) {
     }
 }
 
-/// Any answer below 400 is a good one.
+/// Any answer below 500 is a good one: the origin answers, whatever it thinks of the question.
 async fn ask(upstream: &Upstream, at: usize, check: &HealthCheck) -> io::Result<()> {
     let socket = socket::connect(upstream, &upstream.origins[at].address).await?;
     let mut link = Link::open(socket).await?;
-    let request = Request::get(&*check.path)
-        .header(http::header::HOST, &*check.host)
+    let request = Request::get(check.path.as_str())
+        .header(http::header::HOST, &upstream.origins[at].host)
         .header(http::header::USER_AGENT, "libra-health-check")
         .header(http::header::CONNECTION, "close")
         .body(RequestBody::Empty)
@@ -70,5 +72,5 @@ async fn ask(upstream: &Upstream, at: usize, check: &HealthCheck) -> io::Result<
     });
     let response = answer.await.map_err(|e| io::Error::other(e.into_error()))?;
     let status = response.status().as_u16();
-    if status < 400 { Ok(()) } else { Err(io::Error::other(format!("it answered {status}"))) }
+    if status < 500 { Ok(()) } else { Err(io::Error::other(format!("it answered {status}"))) }
 }

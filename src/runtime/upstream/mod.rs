@@ -10,68 +10,55 @@ mod pool;
 mod send;
 mod socket;
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+
+use crate::domain::origin::Origin;
+use crate::domain::upstream::UpstreamPolicy;
 use pool::Pool;
 
 pub use answer::{OriginBody, OriginBodyError};
 pub use body::RequestBody;
 pub use health::watch;
 pub use send::{Failure, Sent, Switching, send, upgrade};
+pub use socket::trusted_authorities;
 
-/// Where one origin is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    Tcp { host: Box<str>, port: u16, tls: bool },
-    Unix(PathBuf),
-}
-
-/// How origins are treated.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    pub connect: Duration,
-    /// From the request's last head byte to the answer's first.
-    pub first_byte: Duration,
-    /// Between two pieces of an answer.
-    pub idle: Duration,
-    /// How long a connection without a request is kept.
-    pub keep_idle: Duration,
-    /// Requests at once to one origin.
-    pub requests: usize,
+/// How connections are kept, and how often another one is tried.
+#[derive(Debug, Clone, Copy)]
+pub struct Reuse {
+    /// Serving threads, each with a shelf of its own.
+    pub threads: usize,
     /// Connections without a request that are kept, per origin and thread.
     pub idle_connections: usize,
-    /// Further origins that are tried where nothing was sent yet.
+    pub keep_idle: Duration,
+    /// Further tries where nothing was sent yet.
     pub retries: usize,
-    /// Failures in a row after which an origin is left out for a while, and the first such while; it doubles up to
-    /// the longest.
-    pub eject_after: u32,
-    pub eject_first: Duration,
-    pub eject_longest: Duration,
-    pub health: Option<HealthCheck>,
-}
-
-/// Asking an origin whether it is well.
-#[derive(Debug, Clone)]
-pub struct HealthCheck {
-    pub path: Box<str>,
-    pub host: Box<str>,
-    pub interval: Duration,
-    pub timeout: Duration,
-    pub unhealthy_after: u32,
-    pub healthy_after: u32,
 }
 
 /// Whether an address may be connected to; asked after names were resolved.
-pub type MayConnect = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+pub type MayConnect = Arc<dyn Fn(SocketAddr) -> bool + Send + Sync>;
+
+/// What an upstream is made of.
+pub struct Parts {
+    /// Tells this registration from an earlier or later one of the same Worker.
+    pub key: String,
+    pub origins: Vec<Origin>,
+    pub policy: UpstreamPolicy,
+    pub reuse: Reuse,
+    pub may_connect: MayConnect,
+    pub tls: Arc<rustls::ClientConfig>,
+}
 
 /// The origins of one Worker, shared by all threads.
 pub struct Upstream {
+    key: String,
     origins: Box<[OriginState]>,
-    policy: Policy,
+    policy: UpstreamPolicy,
+    reuse: Reuse,
     may_connect: MayConnect,
     tls: Arc<rustls::ClientConfig>,
     made: Instant,
@@ -79,9 +66,11 @@ pub struct Upstream {
 }
 
 struct OriginState {
-    address: Address,
+    address: Origin,
     /// Shown in logs and metrics.
     name: Box<str>,
+    /// Its own name, for origins that want it.
+    host: HeaderValue,
     pool: Pool,
     in_hand: AtomicUsize,
     failures: AtomicU32,
@@ -102,36 +91,27 @@ pub struct OriginReport {
 }
 
 impl Upstream {
-    /// `threads` is how many serve requests.
-    pub fn new(
-        origins: Vec<Address>,
-        policy: Policy,
-        may_connect: MayConnect,
-        tls: Arc<rustls::ClientConfig>,
-        threads: usize,
-    ) -> Self {
-        let state = |address: Address| OriginState {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { key, origins, policy, reuse, may_connect, tls } = parts;
+        let state = |address: Origin| OriginState {
             name: address.to_string().into(),
+            // A parsed host is a valid header value.
+            host: HeaderValue::from_str(&address.authority()).unwrap_or(HeaderValue::from_static("")),
             address,
-            pool: Pool::new(threads, policy.idle_connections),
+            pool: Pool::new(reuse.threads, reuse.idle_connections),
             in_hand: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             is_well: AtomicBool::new(true),
         };
-        Self {
-            origins: origins.into_iter().map(state).collect(),
-            may_connect,
-            tls,
-            made: Instant::now(),
-            turn: AtomicUsize::new(0),
-            policy,
-        }
+        let origins = origins.into_iter().map(state).collect();
+        let (made, turn) = (Instant::now(), AtomicUsize::new(0));
+        Self { key, origins, policy, reuse, may_connect, tls, made, turn }
     }
 
-    pub fn policy(&self) -> &Policy {
-        &self.policy
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// Every origin and how it is.
@@ -143,16 +123,5 @@ impl Upstream {
 impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.origins.iter().map(|origin| &origin.name)).finish()
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp { host, port, tls } => {
-                write!(f, "{}://{host}:{port}", if *tls { "https" } else { "http" })
-            }
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
     }
 }

@@ -14,6 +14,7 @@ use super::answer::OriginBody;
 use super::choose::Turn;
 use super::link::Link;
 use super::{RequestBody, Upstream, socket};
+use crate::domain::upstream::HostHeader;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ enum Tried {
 pub async fn send(upstream: &Arc<Upstream>, mut request: Request<RequestBody>) -> Result<Sent, Failure> {
     let may_repeat = is_idempotent(request.method()) && request.body().is_empty();
     let mut tried = 0u64;
-    let mut left = upstream.policy.retries;
+    let mut left = upstream.reuse.retries;
     loop {
         let turn = upstream.choose(tried).ok_or(Failure::Full)?;
         let at = turn.at;
@@ -82,9 +83,10 @@ pub async fn send(upstream: &Arc<Upstream>, mut request: Request<RequestBody>) -
 /// what the two sides speak over; else the answer is an ordinary one.
 pub async fn upgrade(
     upstream: &Arc<Upstream>,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Switching), Failure> {
     let turn = upstream.choose(0).ok_or(Failure::Full)?;
+    name_host(upstream, turn.at, &mut request);
     let origin = &upstream.origins[turn.at];
     let opened = async { Link::open(socket::connect(upstream, &origin.address).await?).await };
     let mut link = opened.await.map_err(|e| {
@@ -96,7 +98,7 @@ pub async fn upgrade(
     // The connection hands its socket over, so it needs a task of its own. It ends with either side.
     let driver = tokio::spawn(async move { driver.with_upgrades().await });
     let switching = Switching { driver: driver.abort_handle(), turn };
-    match timeout(upstream.policy.first_byte, answered).await {
+    match timeout(upstream.policy.first_byte_timeout, answered).await {
         Ok(Ok(response)) => {
             upstream.succeeded(switching.turn.at);
             Ok((response, switching))
@@ -128,7 +130,7 @@ impl Drop for Switching {
 async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>, may_repeat: bool) -> Tried {
     let origin = &upstream.origins[turn.at];
     let at = turn.at;
-    let kept = poll_fn(|cx| Poll::Ready(origin.pool.take(upstream.policy.keep_idle, cx))).await;
+    let kept = poll_fn(|cx| Poll::Ready(origin.pool.take(upstream.reuse.keep_idle, cx))).await;
     let (mut link, was_kept) = match kept {
         Some(link) => (link, true),
         None => {
@@ -148,7 +150,7 @@ async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>
         let _ended = link.drive(cx);
         answered.as_mut().poll(cx)
     });
-    match timeout(upstream.policy.first_byte, waiting).await {
+    match timeout(upstream.policy.first_byte_timeout, waiting).await {
         Ok(Ok(response)) => {
             match response.status().as_u16() {
                 502..=504 => upstream.failed(at),
@@ -179,6 +181,13 @@ async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>
             upstream.failed(at);
             Tried::Failed(Failure::Timeout)
         }
+    }
+}
+
+/// The client's host is there already; an origin may want its own.
+fn name_host(upstream: &Upstream, at: usize, request: &mut Request<RequestBody>) {
+    if upstream.policy.host_header == HostHeader::Origin {
+        request.headers_mut().insert(http::header::HOST, upstream.origins[at].host.clone());
     }
 }
 

@@ -4,13 +4,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Address, Upstream};
+use super::Upstream;
+use crate::domain::origin::Origin;
 
 /// An open way to an origin.
 #[derive(Debug)]
@@ -20,30 +22,48 @@ pub enum OriginSocket {
     Unix(UnixStream),
 }
 
+/// The authorities of this machine, for origins that speak TLS. Read once.
+pub fn trusted_authorities() -> Arc<rustls::ClientConfig> {
+    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    let make = || {
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        let (added, ignored) = roots.add_parsable_certificates(found.certs);
+        tracing::debug!(added, ignored, failed = found.errors.len(), "certificate authorities were read");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .expect("the provider knows both versions");
+        let mut config = versions.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    };
+    Arc::clone(CONFIG.get_or_init(make))
+}
+
 /// Bounded by the policy's time for connecting, all of it together.
-pub async fn connect(upstream: &Upstream, address: &Address) -> io::Result<OriginSocket> {
+pub async fn connect(upstream: &Upstream, address: &Origin) -> io::Result<OriginSocket> {
     let connecting = async {
         match address {
-            Address::Unix(path) => UnixStream::connect(path).await.map(OriginSocket::Unix),
-            Address::Tcp { host, port, tls: false } => {
-                tcp(upstream, host, *port).await.map(OriginSocket::Tcp)
+            Origin::Unix(path) => UnixStream::connect(&**path).await.map(OriginSocket::Unix),
+            Origin::Http { host, port, tls: false } => {
+                tcp(upstream, host.as_str(), *port).await.map(OriginSocket::Tcp)
             }
-            Address::Tcp { host, port, tls: true } => {
-                let name = ServerName::try_from(bare(host).to_owned()).map_err(io::Error::other)?;
-                let socket = tcp(upstream, host, *port).await?;
-                let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::clone(&upstream.tls));
+            Origin::Http { host, port, tls: true } => {
+                let name = ServerName::try_from(bare(host.as_str()).to_owned()).map_err(io::Error::other)?;
+                let socket = tcp(upstream, host.as_str(), *port).await?;
+                let connector = tokio_rustls::TlsConnector::from(Arc::clone(&upstream.tls));
                 connector.connect(name, socket).await.map(|socket| OriginSocket::Tls(Box::new(socket)))
             }
         }
     };
-    tokio::time::timeout(upstream.policy.connect, connecting).await?
+    tokio::time::timeout(upstream.policy.connect_timeout, connecting).await?
 }
 
 async fn tcp(upstream: &Upstream, host: &str, port: u16) -> io::Result<TcpStream> {
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare(host), port)).await?.collect();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the origin's name has no address");
-    for address in found {
-        if !(upstream.may_connect)(address.ip().to_canonical()) {
+    for address in tokio::net::lookup_host((bare(host), port)).await? {
+        if !(upstream.may_connect)(SocketAddr::new(address.ip().to_canonical(), port)) {
             last = io::Error::new(io::ErrorKind::PermissionDenied, "the origin's address is not allowed");
             continue;
         }

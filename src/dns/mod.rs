@@ -1,0 +1,132 @@
+//! The only room that knows the DNS library: asks name servers, and tells "it is not there" from
+//! "nobody answered". Keeps no answer, so that whoever asks again sees the truth of that moment.
+//! Never decides what an answer means for a domain.
+
+mod settings;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::{DnsError as Answered, NetError};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+
+pub use settings::Settings;
+
+/// More records at one name than this are not looked at.
+const RECORDS: usize = 100;
+
+/// What the name servers said about the TXT records at a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Txt {
+    /// The strings of each record.
+    Records(Vec<Vec<Vec<u8>>>),
+    /// The servers answered: there is none.
+    Nothing,
+    /// No answer, or none to the point; why, in words fit for anybody.
+    NoAnswer(&'static str),
+}
+
+/// Asks the servers of the settings, else the system's, which are read anew each time.
+#[derive(Clone)]
+pub struct Dns {
+    servers: Vec<SocketAddr>,
+    timeout: Duration,
+    attempts: usize,
+}
+
+impl fmt::Debug for Dns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dns").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+impl Dns {
+    /// Servers that are none were found by `config check` already, and are left out.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            servers: settings.servers.iter().filter_map(|s| settings::server(s)).collect(),
+            timeout: Duration::from_millis(settings.timeout_ms),
+            attempts: settings.attempts,
+        }
+    }
+
+    /// The TXT records at `name`, which is whole: nothing is searched beneath the system's own domain.
+    pub async fn txt(&self, name: &str) -> Txt {
+        let Ok(name) = Name::from_ascii(format!("{name}.")) else {
+            return Txt::NoAnswer("the name is too long");
+        };
+        // A resolver of its own for each question: it has no memory, and its sockets end with it.
+        let resolver = match self.resolver() {
+            Ok(resolver) => resolver,
+            Err(e) => {
+                tracing::warn!(error = %e, "the system's name servers could not be read");
+                return Txt::NoAnswer("no name server is set up");
+            }
+        };
+        let limit = self.timeout * u32::try_from(self.attempts + 1).unwrap_or(u32::MAX);
+        let Ok(answer) = tokio::time::timeout(limit, resolver.lookup(name, RecordType::TXT)).await else {
+            return Txt::NoAnswer("time ran out");
+        };
+        match answer {
+            Ok(lookup) => {
+                let records: Vec<_> = lookup
+                    .answers()
+                    .iter()
+                    .filter_map(|record| match &record.data {
+                        RData::TXT(txt) => Some(txt.txt_data.iter().map(|s| s.to_vec()).collect()),
+                        _ => None,
+                    })
+                    .take(RECORDS)
+                    .collect();
+                if records.is_empty() { Txt::Nothing } else { Txt::Records(records) }
+            }
+            Err(e) => refused(&e),
+        }
+    }
+
+    fn resolver(&self) -> Result<TokioResolver, NetError> {
+        let mut builder = if self.servers.is_empty() {
+            TokioResolver::builder_tokio()?
+        } else {
+            let servers = self.servers.iter().map(|s| name_server(*s)).collect();
+            TokioResolver::builder_with_config(
+                ResolverConfig::from_name_servers(servers),
+                hickory_resolver::net::runtime::TokioRuntimeProvider::default(),
+            )
+        };
+        let options = builder.options_mut();
+        options.timeout = self.timeout;
+        options.attempts = self.attempts;
+        options.cache_size = 0;
+        options.use_hosts_file = ResolveHosts::Never;
+        builder.build()
+    }
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.to_vec())
+}
+
+/// Only an answer to the question counts as one: an empty referral says where else to ask.
+fn refused(error: &NetError) -> Txt {
+    match error {
+        NetError::Dns(Answered::NoRecordsFound(none)) if none.soa.is_none() && none.ns.is_some() => {
+            Txt::NoAnswer("the server does not know the domain")
+        }
+        NetError::Dns(Answered::NoRecordsFound(_)) => Txt::Nothing,
+        NetError::Dns(Answered::ResponseCode(_)) => Txt::NoAnswer("the server failed or refused"),
+        NetError::Timeout => Txt::NoAnswer("time ran out"),
+        error => {
+            tracing::debug!(error = %error, "a DNS question was not answered");
+            Txt::NoAnswer("no server could be reached")
+        }
+    }
+}
