@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::files::{Files, Places, ServerFile};
+use super::https::{listeners_of, secure};
 use super::listeners::Listeners;
 use super::parts::Parts;
 use super::{AppError, testing};
@@ -21,7 +22,6 @@ use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
 use crate::http::door::{Bounds, Door, DoorSettings, Http2, Listener, Patience, control};
 use crate::http::edge::rates::{Rate, RateSettings, forget};
-use crate::http::edge::secure::{Secure, ToHttps};
 use crate::http::edge::{EdgeState, Limits, Rates, TrustedProxies};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
@@ -92,7 +92,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
         secure: shown(listeners.secure_addresses()),
         operator: listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?,
     };
-    let front_listeners = front_listeners(listeners.front, listeners.secure, &parts)?;
+    let front_listeners = listeners_of(listeners.front, listeners.secure, &parts)?;
     let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
@@ -291,14 +291,6 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
     })
 }
 
-fn secure(settings: &Settings, parts: &Parts) -> Secure {
-    let tls = &parts.control.tls;
-    let speaks = settings.tls.redirect && !settings.tls.listen.is_empty();
-    let redirect =
-        speaks.then(|| ToHttps { certificates: Arc::clone(&tls.table), port: settings.tls.public_port });
-    Secure { challenges: Arc::clone(&tls.challenges), redirect }
-}
-
 fn rate_settings(settings: &Settings) -> RateSettings {
     let rates = &settings.http.rates;
     let rate = |per_second, burst| {
@@ -322,23 +314,6 @@ async fn wait_for_table(tables: &Tables) {
         }
         tokio::time::sleep(LOAD_LOOK).await;
     }
-}
-
-/// The same front door, in clear and by TLS.
-fn front_listeners(
-    front: Vec<std::net::TcpListener>,
-    secure: Vec<std::net::TcpListener>,
-    parts: &Parts,
-) -> Result<Vec<Listener>, AppError> {
-    let mut listeners: Vec<Listener> =
-        front.into_iter().map(|socket| Listener { socket, tls: None }).collect();
-    if !secure.is_empty() {
-        let config = crate::tls::server_config(Arc::clone(&parts.control.tls.table))
-            .map_err(|e| AppError::Make { what: "the TLS configuration", source: e.into() })?;
-        let with_tls = |socket| Listener { socket, tls: Some(Arc::clone(&config)) };
-        listeners.extend(secure.into_iter().map(with_tls));
-    }
-    Ok(listeners)
 }
 
 fn open_door(
