@@ -1,6 +1,7 @@
 //! The only writer of the host table: proved custom domains and the Workers they lead to.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -52,6 +53,19 @@ impl Actor for DomainResolver {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.notify(Look);
         ctx.run_interval(POLL, |_, ctx| ctx.notify(Look));
+        // Told at once of what this server itself changed.
+        let control = Arc::clone(&self.parts.0.pipeline.control);
+        let address = ctx.address();
+        ctx.spawn(
+            async move {
+                loop {
+                    control.hosts_changed.notified().await;
+                    // A full mailbox has a look waiting already.
+                    drop(address.try_send(Look));
+                }
+            }
+            .into_actor(self),
+        );
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
