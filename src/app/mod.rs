@@ -1,6 +1,7 @@
 //! The composition root: the one place where the parts are put together, started and stopped.
 
 mod files;
+mod https;
 mod listeners;
 mod parts;
 mod serve;

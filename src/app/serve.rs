@@ -1,5 +1,6 @@
 //! `libra serve`: start, run until a signal, stop in order.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::files::{Files, Places, ServerFile};
+use super::https::{listeners_of, secure};
 use super::listeners::Listeners;
 use super::parts::Parts;
 use super::{AppError, testing};
@@ -19,8 +21,8 @@ use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
 use crate::http::door::{Bounds, Door, DoorSettings, Http2, Listener, Patience, control};
-use crate::http::edge::secure::{Secure, ToHttps};
-use crate::http::edge::{EdgeState, Limits, TrustedProxies};
+use crate::http::edge::rates::{Rate, RateSettings, forget};
+use crate::http::edge::{EdgeState, Limits, Rates, TrustedProxies};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
 use crate::http::stream_places::StreamPlaces;
@@ -83,13 +85,14 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
 
     let door = front_door(&settings, &parts, &tables, &book, &health, &draining)?;
     let edge = edge_state(&settings, &parts, &tables)?;
+    let forgetting = tokio::spawn(forget(Arc::clone(&edge.rates)));
     let shown = |addresses: Vec<std::net::SocketAddr>| addresses.iter().map(ToString::to_string).collect();
     let places = Places {
         front: shown(listeners.front_addresses()),
         secure: shown(listeners.secure_addresses()),
         operator: listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?,
     };
-    let front_listeners = front_listeners(listeners.front, listeners.secure, &parts)?;
+    let front_listeners = listeners_of(listeners.front, listeners.secure, &parts)?;
     let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
@@ -114,6 +117,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     front.close(limit).await;
     operator_handle.stop(false).await;
     background.cancel();
+    forgetting.abort();
     builders.stop();
     parts.queue.shutdown().await;
     queue_stop.cancel();
@@ -282,16 +286,22 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
             path_routing: settings.dispatch.path_routing,
         },
         secure: Arc::new(secure(settings, parts)),
+        rates: Arc::new(Rates::new(rate_settings(settings))),
         refuse: problem::refuse,
     })
 }
 
-fn secure(settings: &Settings, parts: &Parts) -> Secure {
-    let tls = &parts.control.tls;
-    let speaks = settings.tls.redirect && !settings.tls.listen.is_empty();
-    let redirect =
-        speaks.then(|| ToHttps { certificates: Arc::clone(&tls.table), port: settings.tls.public_port });
-    Secure { challenges: Arc::clone(&tls.challenges), redirect }
+fn rate_settings(settings: &Settings) -> RateSettings {
+    let rates = &settings.http.rates;
+    let rate = |per_second, burst| {
+        Some(Rate { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
+    };
+    RateSettings {
+        client: rate(rates.client_per_second, rates.client_burst),
+        worker: rate(rates.worker_per_second, rates.worker_burst),
+        exempt: rates.exempt.clone(),
+        remembered: rates.remembered,
+    }
 }
 
 async fn wait_for_table(tables: &Tables) {
@@ -304,23 +314,6 @@ async fn wait_for_table(tables: &Tables) {
         }
         tokio::time::sleep(LOAD_LOOK).await;
     }
-}
-
-/// The same front door, in clear and by TLS.
-fn front_listeners(
-    front: Vec<std::net::TcpListener>,
-    secure: Vec<std::net::TcpListener>,
-    parts: &Parts,
-) -> Result<Vec<Listener>, AppError> {
-    let mut listeners: Vec<Listener> =
-        front.into_iter().map(|socket| Listener { socket, tls: None }).collect();
-    if !secure.is_empty() {
-        let config = crate::tls::server_config(Arc::clone(&parts.control.tls.table))
-            .map_err(|e| AppError::Make { what: "the TLS configuration", source: e.into() })?;
-        let with_tls = |socket| Listener { socket, tls: Some(Arc::clone(&config)) };
-        listeners.extend(secure.into_iter().map(with_tls));
-    }
-    Ok(listeners)
 }
 
 fn open_door(

@@ -142,6 +142,7 @@ impl Control {
     async fn domain_look(&self, look: &Look) -> Result<Written, ControlError> {
         let row = &look.row;
         let seen = self.domain_seen(row).await;
+        tracing::debug!(domain.id = %row.id, seen = ?seen, "looked at a domain");
         let before = DomainStatus::parse(&row.status).unwrap_or(DomainStatus::Failed);
         let standing = Standing {
             status: before,

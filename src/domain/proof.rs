@@ -59,7 +59,7 @@ pub struct Rules {
     pub pending_longest: i64,
     /// A proved domain, and one in quarantine.
     pub proved: i64,
-    /// The longest pause after nobody answered.
+    /// The longest pause of those after nobody answered.
     pub unanswered: i64,
     /// The proof must be seen gone so often in a row, and for so long.
     pub lost_checks: i32,
@@ -105,6 +105,13 @@ pub fn judge(standing: Standing, seen: &Seen, now: i64, rules: &Rules) -> Judgem
         }
         DomainStatus::Verified | DomainStatus::Active | DomainStatus::Quarantined => rules.proved,
     };
+    // Who claims names of servers that never answer is not to be looked at more often for it.
+    let soon = match status {
+        DomainStatus::Pending | DomainStatus::Failed => regular,
+        DomainStatus::Verified | DomainStatus::Active | DomainStatus::Quarantined => {
+            regular.min(rules.unanswered)
+        }
+    };
     match seen {
         Seen::Proof => Judgement {
             status: DomainStatus::Verified,
@@ -123,7 +130,7 @@ pub fn judge(standing: Standing, seen: &Seen, now: i64, rules: &Rules) -> Judgem
             lost_checks,
             unanswered: unanswered.saturating_add(1),
             message: format!("The name servers gave no answer ({why}), so nothing was decided."),
-            pause: regular.min(rules.unanswered),
+            pause: soon,
             held_for: None,
         },
         Seen::Gone(what) if status.is_served() => {
@@ -239,7 +246,8 @@ mod tests {
     fn a_waiting_claim_is_looked_at_often_first_and_seldom_later() {
         let pause = |now| judge(standing(DomainStatus::Pending), &gone(), now, &RULES).pause;
         assert_eq!([pause(0), pause(100), pause(1_000_000)], [30, 100, 3_600]);
-        assert_eq!(judge(standing(DomainStatus::Active), &Seen::NoAnswer("x".into()), 0, &RULES).pause, 300);
+        let silent = |status| judge(standing(status), &Seen::NoAnswer("x".into()), 3_600, &RULES).pause;
+        assert_eq!([silent(DomainStatus::Active), silent(DomainStatus::Pending)], [300, 3_600]);
     }
 
     #[test]

@@ -129,8 +129,13 @@ async fn a_domain_is_served_once_its_record_is_there_and_not_before() {
     assert!(seen["message"].as_str().unwrap().contains("no answer"), "{seen}");
     names.mood(Mood::Answers);
 
-    // One record of several, in several strings.
-    names.set(&name, &[&["something else"], &[&value[..20], &value[20..]]]);
+    // One record of several, in several strings, and too many for one datagram.
+    let filler = "x".repeat(200);
+    let filler = [filler.as_str()];
+    let mut records: Vec<&[&str]> = vec![&filler; 40];
+    let parts = [&value[..20], &value[20..]];
+    records.push(&parts);
+    names.set(&name, &records);
     let (status, seen) = verify(&app, &domain).await;
     assert_eq!((status.as_u16(), &seen["status"]), (200, &json!("verified")), "{seen}");
     assert!(
@@ -352,4 +357,38 @@ async fn a_suspended_projects_domain_answers_that_it_is() {
     assert_eq!(verify(&app, &domain).await.1["status"], "active");
     let invalid = (403, "Custom domain configuration invalid".to_owned());
     app.wait("it is known", async || visit(&app, "off.example.com").await == invalid).await;
+}
+
+#[tokio::test]
+async fn servers_share_the_looks_and_each_is_done_once() {
+    let names = NameServer::start().await;
+    let address = names.address.to_string();
+    let settings = [
+        ("LIBRA__DOMAINS__DNS__SERVERS", address.as_str()),
+        ("LIBRA__DOMAINS__DNS__TIMEOUT_MS", "5000"),
+        ("LIBRA__DOMAINS__CHECKS__INTERVAL_MS", "50"),
+        ("LIBRA__DOMAINS__CHECKS__CONCURRENCY", "8"),
+        ("LIBRA__DOMAINS__CHECKS__PENDING_FIRST_SECONDS", "3600"),
+    ];
+    let app = TestApp::start_with(&settings).await;
+    let _second = app.folder.serve(&settings);
+    let (project, _) = app.project("many").await;
+    let mut domains = Vec::new();
+    for n in 0..30 {
+        domains.push(add(&app, &project, &format!("d{n}.example.com")).await);
+    }
+    let left = "select count(*) from custom_domain where checked_at is null";
+    app.wait("all were looked at", async || app.rows(left) == [["0"]]).await;
+    // All are due at once, for both.
+    for _ in 0..5 {
+        app.change("update custom_domain set next_check_at = 0, checked_at = null");
+        app.wait("all were looked at again", async || app.rows(left) == [["0"]]).await;
+    }
+    let logs = app.folder.logs();
+    let looks = |domain: &Value| {
+        logs.lines().filter(|l| l.contains("looked at a domain") && l.contains(&id(domain))).count()
+    };
+    for domain in &domains {
+        assert_eq!(looks(domain), 6, "{domain}");
+    }
 }

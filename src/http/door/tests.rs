@@ -74,6 +74,7 @@ fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
         probe_key: ProbeKey::new(b"key"),
         trusted_proxies: Arc::new(TrustedProxies::default()),
         limits: Limits { body_bytes: 1 << 20, path_routing: true },
+        rates: Arc::new(crate::http::edge::Rates::new(crate::http::edge::rates::RateSettings::default())),
         secure: Arc::default(),
         refuse: problem::refuse,
     };
