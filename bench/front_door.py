@@ -151,6 +151,7 @@ def summarize(rows, case, who, connections, report):
         report(
             f"  {case:14} {connections:4}  {name:8} {f['rate']:9.0f}/s ({low:.0f}-{high:.0f})   p50 {f['p50_ms']:8.2f}   p99 {f['p99_ms']:8.2f} ms"
             f"   {f['cpu_us']:8.1f} us CPU   load busy {f['load_busy']:.2f}{'   ERRORS ' + str(f['errors']) if f['errors'] else ''}"
+            f"{'' if f['rate'] else '   (half of the runs finished no request)'}"
         )
     ours = figures["libra"]
     goal_name, goal = GOALS[case.split(" ")[0]]
