@@ -9,6 +9,8 @@ mod guard;
 mod head;
 mod settings;
 #[cfg(test)]
+mod test_house;
+#[cfg(test)]
 mod tests;
 mod thread;
 

@@ -30,8 +30,8 @@ enum Kind {
     /// So many bytes from a disk.
     Sized(u64, Pieces),
     Frames(Frames),
-    /// Not boxed: the way of every forwarded answer.
-    Origin(OriginBody),
+    /// Boxed: every answer of a site would be moved at its size too.
+    Origin(Box<OriginBody>),
 }
 
 impl Body {
@@ -49,7 +49,7 @@ impl Body {
     }
 
     pub fn origin(body: OriginBody) -> Self {
-        Self { kind: Kind::Origin(body), held: None }
+        Self { kind: Kind::Origin(Box::new(body)), held: None }
     }
 
     /// A body that somebody else makes, with its trailers.
@@ -98,7 +98,7 @@ impl HttpBody for Body {
                 Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
             },
             Kind::Frames(frames) => frames.as_mut().poll_frame(cx),
-            Kind::Origin(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Origin(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
         }
     }
 

@@ -173,7 +173,7 @@ fn strip_ours(headers: &mut HeaderMap) {
             name.len() == ours.len()
                 && name.bytes().zip(ours.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
         };
-        matches!(name.as_bytes().first(), Some(b'x' | b'f')) && OURS.iter().any(|ours| is_like(&ours))
+        matches!(name.as_bytes().first(), Some(b'x' | b'f')) && OURS.iter().any(is_like)
             || name == crate::routing::probe::HEADER
     };
     let found: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();

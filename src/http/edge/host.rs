@@ -37,7 +37,7 @@ impl TrustedProxies {
 }
 
 /// The authority that the client meant: exactly one, from the request target, from `Host`, or from a trusted proxy.
-pub fn authority<'r>(head: &'r Parts, from_trusted: bool) -> Result<&'r str, EdgeRefusal> {
+pub fn authority(head: &Parts, from_trusted: bool) -> Result<&str, EdgeRefusal> {
     if from_trusted && head.headers.contains_key(FORWARDED_HOST) {
         // Several proxies that each add a value leave no way to tell which one was ours.
         let forwarded = only_value(&head.headers, &FORWARDED_HOST)?.ok_or(EdgeRefusal::InvalidHost)?;

@@ -285,7 +285,7 @@ impl Aimed<'_> {
                 Live::Nothing => return Way::Answer(refuse(head, id, state, EdgeRefusal::WorkerNotFound)),
             },
         };
-        Way::Answer(self.from_site(version, sticky, head, id, state).await)
+        Way::Answer(self.site_answer(version, sticky, head, id, state).await)
     }
 
     fn forwarding(
@@ -312,7 +312,7 @@ impl Aimed<'_> {
         })
     }
 
-    async fn from_site(
+    async fn site_answer(
         self,
         version: Arc<SiteVersion>,
         sticky: Option<HeaderValue>,

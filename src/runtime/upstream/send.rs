@@ -39,7 +39,7 @@ pub struct Sent {
 enum Tried {
     Answered(Box<Response<OriginBody>>),
     /// Nothing reached the origin: the request is whole.
-    Unsent(Request<RequestBody>, Failure),
+    Unsent(Box<Request<RequestBody>>, Failure),
     /// The kept connection ended without a byte of an answer.
     Stale(hyper::Error),
     Failed(Failure),
@@ -58,7 +58,7 @@ pub async fn send(upstream: &Arc<Upstream>, mut request: Request<RequestBody>) -
             Tried::Answered(response) => return Ok(Sent { response: *response }),
             Tried::Unsent(back, failure) => {
                 tried |= 1 << (at % 64);
-                request = back;
+                request = *back;
                 failure
             }
             // The same origin again, on another connection: this one had been closed while nobody looked.
@@ -139,7 +139,7 @@ async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>
                 Ok(link) => (link, false),
                 Err(e) => {
                     upstream.failed(at);
-                    return Tried::Unsent(request, Failure::Unreachable(e));
+                    return Tried::Unsent(Box::new(request), Failure::Unreachable(e));
                 }
             }
         }
@@ -158,7 +158,11 @@ async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>
             }
             let (head, incoming) = response.into_parts();
             let mut body = OriginBody::new(incoming, link, turn, Arc::clone(upstream));
-            poll_fn(|cx| Poll::Ready(body.settle(cx))).await;
+            poll_fn(|cx| {
+                body.settle(cx);
+                Poll::Ready(())
+            })
+            .await;
             Tried::Answered(Box::new(Response::from_parts(head, body)))
         }
         Ok(Err(mut e)) => match e.take_message() {
@@ -166,7 +170,7 @@ async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>
                 if !was_kept {
                     upstream.failed(at);
                 }
-                Tried::Unsent(request, Failure::Broken(e.into_error()))
+                Tried::Unsent(Box::new(request), Failure::Broken(e.into_error()))
             }
             None => {
                 let e = e.into_error();
