@@ -71,7 +71,7 @@ class Server:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self):
+    def start(self, seconds=START_SECONDS):
         command = [self.binary, "serve"]
         if self.cores:
             command = ["taskset", "-c", self.cores, *command]
@@ -79,7 +79,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
-        wait_until("the server is ready", START_SECONDS, self._is_ready)
+        wait_until("the server is ready", seconds, self._is_ready)
 
     def _is_ready(self):
         if self.process.poll() is not None:

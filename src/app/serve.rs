@@ -1,5 +1,6 @@
 //! `libra serve`: start, run until a signal, stop in order.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
 use crate::http::door::{Bounds, Door, DoorSettings, Http2, Listener, Patience, control};
-use crate::http::edge::{EdgeState, Limits, TrustedProxies};
+use crate::http::edge::rates::{Rate, RateSettings, forget};
+use crate::http::edge::{EdgeState, Limits, Rates, TrustedProxies};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
 use crate::http::stream_places::StreamPlaces;
@@ -83,6 +85,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
 
     let door = front_door(&settings, &parts, &tables, &book, &health, &draining)?;
     let edge = edge_state(&settings, &parts, &tables)?;
+    let forgetting = tokio::spawn(forget(Arc::clone(&edge.rates)));
     let shown = |addresses: Vec<std::net::SocketAddr>| addresses.iter().map(ToString::to_string).collect();
     let places = Places {
         front: shown(listeners.front_addresses()),
@@ -114,6 +117,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     front.close(limit).await;
     operator_handle.stop(false).await;
     background.cancel();
+    forgetting.abort();
     builders.stop();
     parts.queue.shutdown().await;
     queue_stop.cancel();
@@ -282,8 +286,22 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
             path_routing: settings.dispatch.path_routing,
         },
         secure: Arc::new(secure(settings, parts)),
+        rates: Arc::new(Rates::new(rate_settings(settings))),
         refuse: problem::refuse,
     })
+}
+
+fn rate_settings(settings: &Settings) -> RateSettings {
+    let rates = &settings.http.rates;
+    let rate = |per_second, burst| {
+        Some(Rate { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
+    };
+    RateSettings {
+        client: rate(rates.client_per_second, rates.client_burst),
+        worker: rate(rates.worker_per_second, rates.worker_burst),
+        exempt: rates.exempt.clone(),
+        remembered: rates.remembered,
+    }
 }
 
 async fn wait_for_table(tables: &Tables) {

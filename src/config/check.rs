@@ -113,7 +113,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
 }
 
 /// Bounds that would make the front door useless, or that the protocol forbids.
-fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 12] {
+fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 14] {
     let h2 = &http.http2;
     // RFC 9113 §6.9.1.
     let window = |bytes: u32| (65_535..=i32::MAX as u32).contains(&bytes);
@@ -127,6 +127,13 @@ fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 12] {
         (http.max_requests >= 1, "http.max_requests", "must be at least 1"),
         (http.tls_handshake_ms >= 100, "http.tls_handshake_ms", "must be at least 100"),
         (h2.streams >= 1, "http.http2.streams", "must be at least 1"),
+        (
+            (http.rates.client_per_second == 0) == (http.rates.client_burst == 0)
+                && (http.rates.worker_per_second == 0) == (http.rates.worker_burst == 0),
+            "http.rates",
+            "a rate and its burst are both 0, or neither",
+        ),
+        (http.rates.remembered >= 100, "http.rates.remembered", "must be at least 100"),
         (window(h2.stream_window_bytes), "http.http2.stream_window_bytes", windows),
         (window(h2.connection_window_bytes), "http.http2.connection_window_bytes", windows),
         (h2.send_buffer_bytes >= 16_384, "http.http2.send_buffer_bytes", "must be at least 16384"),

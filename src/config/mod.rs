@@ -117,6 +117,18 @@ pub struct Http {
     pub streams: usize,
     pub streams_of_one: usize,
     pub http2: Http2,
+    pub rates: Rates,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    pub client_per_second: u32,
+    pub client_burst: u32,
+    pub worker_per_second: u32,
+    pub worker_burst: u32,
+    pub exempt: Vec<ipnet::IpNet>,
+    pub remembered: usize,
 }
 
 impl Http {

@@ -181,7 +181,7 @@ async fn a_token_does_what_its_scopes_say_and_ends_when_told() {
         if path.ends_with("/upstream") {
             continue;
         }
-        let rooms = ["projects", "templates", "workers", "domains"];
+        let rooms = ["projects", "templates", "workers", "domains", "certificates"];
         let room = if rooms.iter().any(|room| path.contains(room)) { "projects" } else { "deployments" };
         let needed = format!("{room}:{}", if method == Method::GET { "read" } else { "write" });
         for (scope, member) in &tokens {

@@ -11,9 +11,7 @@ use super::*;
 use crate::domain::origin::Origin;
 use crate::domain::upstream::{Ejection, HealthCheck, HostHeader, UpstreamPolicy};
 use crate::http::edge::{EdgeState, Limits, TrustedProxies};
-use crate::http::problem;
-use crate::routing::probe::ProbeKey;
-use crate::routing::{HostRules, Live, Tables, WorkerRoute};
+use crate::routing::{HostRules, Live, Tables, WorkerRoute, probe::ProbeKey};
 use crate::runtime::BodyCache;
 use crate::runtime::upstream::{Parts, Reuse, Upstream, trusted_authorities};
 
@@ -74,8 +72,9 @@ fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
         probe_key: ProbeKey::new(b"key"),
         trusted_proxies: Arc::new(TrustedProxies::default()),
         limits: Limits { body_bytes: 1 << 20, path_routing: true },
+        rates: Arc::new(crate::http::edge::Rates::new(crate::http::edge::rates::RateSettings::default())),
         secure: Arc::default(),
-        refuse: problem::refuse,
+        refuse: crate::http::problem::refuse,
     };
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();

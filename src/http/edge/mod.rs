@@ -11,6 +11,7 @@ pub mod host;
 pub mod isolate;
 pub mod negotiate;
 pub mod range;
+pub mod rates;
 pub mod request_id;
 pub mod secure;
 mod site;
@@ -37,6 +38,7 @@ use crate::runtime::{BodyCache, SiteVersion};
 pub use body::{Body, RequestBody};
 pub use dispatch::Strategy;
 pub use host::TrustedProxies;
+pub use rates::Rates;
 pub use request_id::RequestId;
 
 /// Makes the answer to a refused request; `http/problem.rs` has the one mapping. The flag: a page for a browser.
@@ -56,6 +58,7 @@ pub struct EdgeState {
     pub trusted_proxies: Arc<TrustedProxies>,
     pub limits: Limits,
     pub secure: Arc<secure::Secure>,
+    pub rates: Arc<Rates>,
     pub refuse: Refuse,
 }
 
@@ -192,6 +195,12 @@ fn aim<'r>(
     let class = state.rules.classify(authority)?;
     let (path, query) = (head.uri.path(), head.uri.query());
     let is_probe = is_probe(head, state, &class);
+    if let Some(peer) = connection.peer.filter(|_| !is_probe) {
+        let lines = head.headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+        // Collected where a proxy is believed only: nobody else's lines are looked at.
+        let lines: Vec<&str> = if from_trusted { lines.collect() } else { Vec::new() };
+        state.rates.check_client(client::client(peer.ip(), lines.into_iter(), &state.trusted_proxies))?;
+    }
     let met = secure::Met { head, connection, from_trusted, authority, class: &class };
     // Our own probes ask each listener as they find it.
     if let Some(early) = (!is_probe).then(|| state.secure.early(&met, &state.rules)).flatten() {
@@ -254,6 +263,12 @@ fn by_path_or_query<'r>(
 
 impl Aimed<'_> {
     async fn way(self, head: &Parts, id: &RequestId, state: &EdgeState) -> Way {
+        if let Target::Worker(route) = &self.target
+            && !self.is_probe
+            && let Err(refusal) = state.rates.check_worker(&route.worker)
+        {
+            return Way::Answer(refuse(head, id, state, refusal));
+        }
         let (version, sticky) = match &self.target {
             Target::Preview(version) => (Arc::clone(version), None),
             Target::Redirect(to) => return Way::Answer(redirect(head, self.connection, to)),

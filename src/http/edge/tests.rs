@@ -56,6 +56,7 @@ async fn site(files: &[(&str, &[u8])]) -> Site {
         probe_key: ProbeKey::new(b"key"),
         trusted_proxies: Arc::new(TrustedProxies::default()),
         limits: Limits { body_bytes: 1 << 20, path_routing: true },
+        rates: Arc::new(crate::http::edge::Rates::new(crate::http::edge::rates::RateSettings::default())),
         secure: Arc::default(),
         refuse,
     };
