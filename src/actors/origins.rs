@@ -40,6 +40,7 @@ pub fn upstream_of(parts: &ActorParts, worker: &str, row: &UpstreamRow) -> Arc<U
             idle_connections: settings.upstream.idle_connections,
             keep_idle: Duration::from_millis(settings.upstream.keep_idle_ms),
             retries: settings.upstream.retries,
+            drain: Duration::from_secs(settings.upstream.drain_seconds),
         },
         may_connect,
         tls: upstream::trusted_authorities(),

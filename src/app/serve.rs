@@ -38,6 +38,8 @@ const LOAD_NOTICE: Duration = Duration::from_secs(10);
 const LOAD_LOOK: Duration = Duration::from_millis(10);
 /// Between two looks at whether the supervisor lives.
 const SUPERVISOR_LOOK: Duration = Duration::from_secs(1);
+/// At a stop, sockets are closed within this; half of the least time that a stop may take.
+const SOCKET_JITTER: Duration = Duration::from_secs(2);
 /// One refresh of the routes, installing a version included.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -284,9 +286,11 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
         limits: Limits {
             body_bytes: settings.http.worker_body_bytes,
             path_routing: settings.dispatch.path_routing,
+            socket_jitter: SOCKET_JITTER,
         },
         secure: Arc::new(secure(settings, parts)),
         rates: Arc::new(Rates::new(rate_settings(settings))),
+        stopping: CancellationToken::new(),
         refuse: problem::refuse,
     })
 }

@@ -25,6 +25,7 @@ pub struct Upstream {
     pub idle_connections: usize,
     pub keep_idle_ms: u64,
     pub retries: usize,
+    pub drain_seconds: u64,
     pub host_header: HostHeader,
     pub eject_after: u32,
     pub eject_base_ms: u64,

@@ -57,7 +57,8 @@ impl Door {
         edge: EdgeState,
         control: Configure,
     ) -> std::io::Result<Door> {
-        let (draining, cutting) = (CancellationToken::new(), CancellationToken::new());
+        // Sockets that are tunnels hear of it by the edge's own token.
+        let (draining, cutting) = (edge.stopping.clone(), CancellationToken::new());
         let settings = Arc::new(settings);
         let places = Arc::new(Places::default());
         let mut workers = Vec::with_capacity(settings.threads);

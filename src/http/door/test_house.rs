@@ -53,7 +53,13 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
             .map(|port| Origin::parse(&format!("http://127.0.0.1:{port}")).unwrap())
             .collect(),
         policy,
-        reuse: Reuse { threads: 1, idle_connections: 16, keep_idle: PATIENCE * 3, retries: 2 },
+        reuse: Reuse {
+            threads: 1,
+            idle_connections: 16,
+            keep_idle: PATIENCE * 3,
+            retries: 2,
+            drain: Duration::ZERO,
+        },
         may_connect: Arc::new(|address| address.ip().is_loopback()),
         tls: trusted_authorities(),
     }));
@@ -73,9 +79,10 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
         cache: Arc::new(BodyCache::new(&crate::runtime::test_site::settings())),
         probe_key: ProbeKey::new(b"key"),
         trusted_proxies: Arc::new(TrustedProxies::default()),
-        limits: Limits { body_bytes: 1 << 20, path_routing: true },
+        limits: Limits { body_bytes: 1 << 20, path_routing: true, socket_jitter: Duration::ZERO },
         rates: Arc::new(crate::http::edge::Rates::new(crate::http::edge::rates::RateSettings::default())),
         secure: Arc::default(),
+        stopping: tokio_util::sync::CancellationToken::new(),
         refuse: problem::refuse,
     };
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

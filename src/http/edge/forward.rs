@@ -70,7 +70,13 @@ impl Forwarding {
                 let (response, switching) =
                     upstream::upgrade(&self.upstream, request).await.map_err(|e| refusal(&e, &self))?;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    return Ok(tunnel::open(response, client, switching));
+                    let ending = tunnel::Ending {
+                        stopping: state.stopping.clone(),
+                        retired: self.upstream.retired().clone(),
+                        drain: self.upstream.drain(),
+                        jitter: state.limits.socket_jitter,
+                    };
+                    return Ok(tunnel::open(response, client, switching, ending));
                 }
                 // The origin declined: its answer is an ordinary one, on a connection that ends with it.
                 response.map(|incoming| Body::frames(tunnel::Declined::new(incoming, switching)))

@@ -22,13 +22,14 @@ pub mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Version};
+use tokio_util::sync::CancellationToken;
 
 use crate::routing::probe::{self, ProbeKey};
 use crate::routing::{BadRequest, EdgeRefusal, HostClass, HostRules, Live, Resolved, Tables, Target};
@@ -59,6 +60,8 @@ pub struct EdgeState {
     pub limits: Limits,
     pub secure: Arc<secure::Secure>,
     pub rates: Arc<Rates>,
+    /// Cancelled when the server begins to stop.
+    pub stopping: CancellationToken,
     pub refuse: Refuse,
 }
 
@@ -69,6 +72,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// `/dispatch/{worker}/…` and `?worker=`.
     pub path_routing: bool,
+    /// When sockets are closed from our side: each within this, at a moment of its own.
+    pub socket_jitter: Duration,
 }
 
 /// What is known of the connection that a request came on.

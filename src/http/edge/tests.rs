@@ -55,9 +55,10 @@ async fn site(files: &[(&str, &[u8])]) -> Site {
         cache: Arc::new(BodyCache::new(&settings)),
         probe_key: ProbeKey::new(b"key"),
         trusted_proxies: Arc::new(TrustedProxies::default()),
-        limits: Limits { body_bytes: 1 << 20, path_routing: true },
+        limits: Limits { body_bytes: 1 << 20, path_routing: true, socket_jitter: Duration::ZERO },
         rates: Arc::new(crate::http::edge::Rates::new(crate::http::edge::rates::RateSettings::default())),
         secure: Arc::default(),
+        stopping: tokio_util::sync::CancellationToken::new(),
         refuse,
     };
     Site { _folder: folder, state }
@@ -334,7 +335,8 @@ async fn raw(site: &Site, request: String) -> String {
     let address = socket.local_addr().unwrap();
     let listeners = vec![Listener { socket, tls: None }];
     let no_routes = Arc::new(|_: &mut actix_web::web::ServiceConfig| {});
-    let door = Door::open(DoorSettings::small(), listeners, site.state.clone(), no_routes).unwrap();
+    let state = EdgeState { stopping: CancellationToken::new(), ..site.state.clone() };
+    let door = Door::open(DoorSettings::small(), listeners, state, no_routes).unwrap();
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

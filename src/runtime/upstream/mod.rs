@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::origin::Origin;
 use crate::domain::upstream::UpstreamPolicy;
@@ -37,6 +38,8 @@ pub struct Reuse {
     pub keep_idle: Duration,
     /// Further tries where nothing was sent yet.
     pub retries: usize,
+    /// How long sockets stay with an upstream that no route leads to any more.
+    pub drain: Duration,
 }
 
 /// Whether an address may be connected to; asked after names were resolved.
@@ -63,6 +66,7 @@ pub struct Upstream {
     tls: Arc<rustls::ClientConfig>,
     made: Instant,
     turn: AtomicUsize,
+    retired: CancellationToken,
 }
 
 struct OriginState {
@@ -107,11 +111,24 @@ impl Upstream {
         };
         let origins = origins.into_iter().map(state).collect();
         let (made, turn) = (Instant::now(), AtomicUsize::new(0));
-        Self { key, origins, policy, reuse, may_connect, tls, made, turn }
+        Self { key, origins, policy, reuse, may_connect, tls, made, turn, retired: CancellationToken::new() }
     }
 
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// No route leads here any more; what is under way stays for a while.
+    pub fn retire(&self) {
+        self.retired.cancel();
+    }
+
+    pub fn retired(&self) -> &CancellationToken {
+        &self.retired
+    }
+
+    pub fn drain(&self) -> Duration {
+        self.reuse.drain
     }
 
     /// Every origin and how it is.
