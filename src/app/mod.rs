@@ -3,6 +3,7 @@
 mod files;
 mod listeners;
 mod parts;
+mod seeing;
 mod serve;
 mod testing;
 mod waiting;

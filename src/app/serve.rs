@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::files::{Files, ServerFile};
 use super::listeners::Listeners;
 use super::parts::Parts;
-use super::{AppError, testing};
+use super::{AppError, seeing, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
@@ -22,6 +22,8 @@ use crate::http::door::{Bounds, Door, DoorSettings, Http2, Listener, Patience, c
 use crate::http::edge::{EdgeState, Limits, TrustedProxies};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
+use crate::http::seen::Observer;
+use crate::http::seen::metrics::{self, Metrics};
 use crate::http::stream_places::StreamPlaces;
 use crate::http::{FrontDoor, api, health, openapi, problem, surface};
 use crate::pipeline::{Faults, Pipeline, RefreshRoutes};
@@ -80,15 +82,19 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     // Event streams stay on the thread that made them.
     actix_web::rt::spawn(listen_for_changes(parts.queue.clone(), Arc::clone(&book), background.clone()));
 
-    let door = front_door(&settings, &parts, &tables, &book, &health, &draining)?;
+    let (observer, writing) = seeing::observer(&settings, &files)?;
     let edge = edge_state(&settings, &parts, &tables)?;
+    let metrics = Metrics::new(&observer, &tables);
+    let door = front_door(&settings, &parts, &edge, metrics, &book, &health, &draining)?;
     let front_addresses: Vec<String> = listeners.front_addresses().iter().map(ToString::to_string).collect();
     let operator_address = listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?;
     let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
     wait_for_table(&tables).await;
-    let front = open_door(&settings, listeners.front, door.clone(), edge)?;
+    let front = open_door(&settings, listeners.front, door.clone(), edge, &observer)?;
+    // The access log ends with the last thread that writes to it.
+    drop(observer);
     let url = parts.control.addresses.platform();
     let server_file = ServerFile::write(&files.data_dir, &front_addresses, &operator_address, &url)?;
     tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
@@ -106,6 +112,9 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
         tracing::warn!(error = %e, "this edge could not sign off");
     }
     front.close(limit).await;
+    if let Some(writing) = writing {
+        writing.finish(seeing::LAST_LINES).await;
+    }
     operator_handle.stop(false).await;
     background.cancel();
     builders.stop();
@@ -234,7 +243,8 @@ async fn listen_for_changes(queue: Queue, book: Arc<AddressBook>, stop: Cancella
 fn front_door(
     settings: &Settings,
     parts: &Parts,
-    tables: &Arc<Tables>,
+    edge: &EdgeState,
+    metrics: Metrics,
     book: &Arc<AddressBook>,
     health: &Arc<Health>,
     draining: &CancellationToken,
@@ -245,11 +255,13 @@ fn front_door(
         .ok_or_else(|| AppError::Settings("http.status_requests_per_minute must be at least 1".into()))?;
     Ok(Data::new(FrontDoor {
         control: Arc::clone(&parts.control),
-        tables: Arc::clone(tables),
+        tables: Arc::clone(&edge.tables),
+        rules: Arc::clone(&edge.rules),
+        metrics,
         book: Arc::clone(book),
         health: Arc::clone(health),
         status_limit: ClientLimit::per_minute(per_minute),
-        trusted_proxies: Arc::new(trusted_proxies(settings)?),
+        trusted_proxies: Arc::clone(&edge.trusted_proxies),
         streams: StreamPlaces::new(settings.http.streams, settings.http.streams_of_one),
         openapi: document.into(),
         draining: draining.clone(),
@@ -296,6 +308,7 @@ fn open_door(
     listeners: Vec<std::net::TcpListener>,
     door: Data<FrontDoor>,
     edge: EdgeState,
+    observer: &Observer,
 ) -> Result<Door, AppError> {
     let control: control::Configure = Arc::new(move |config| {
         config
@@ -309,7 +322,7 @@ fn open_door(
             .default_service(web::to(surface::pathless));
     });
     let listeners = listeners.into_iter().map(|socket| Listener { socket, tls: None }).collect();
-    Door::open(door_settings(settings, &edge), listeners, edge, control).map_err(AppError::Run)
+    Door::open(door_settings(settings, &edge), listeners, edge, control, observer).map_err(AppError::Run)
 }
 
 fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
@@ -362,6 +375,7 @@ fn operator_server(
                 web::scope("")
                     .wrap(from_fn(surface::wrap))
                     .configure(health::routes)
+                    .configure(metrics::routes)
                     .configure(|config| {
                         if fault_injection {
                             testing::routes(config, &faults);

@@ -8,6 +8,7 @@ pub mod files;
 pub mod live;
 pub mod page;
 pub mod projects;
+pub mod routes;
 pub mod status;
 pub mod streams;
 pub mod upstreams;
@@ -41,6 +42,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/projects/{id}/split",
     "/api/v1/projects/{id}/upstream",
     "/api/v1/workers",
+    "/api/v1/routes/explain",
     "/api/v1/templates",
     "/api/v1/deployments",
     "/api/v1/deployments/{id}",
@@ -76,6 +78,7 @@ pub const ENDPOINTS: &[&str] = &[
     "PUT /api/v1/projects/{id}/upstream",
     "DELETE /api/v1/projects/{id}/upstream",
     "GET /api/v1/workers",
+    "GET /api/v1/routes/explain?url=",
     "GET /api/v1/templates",
     "GET /api/v1/deployments",
     "GET /api/v1/deployments/{id}",
@@ -143,5 +146,6 @@ fn live_routes(config: &mut ServiceConfig) {
                 (Method::DELETE, delete().to(upstreams::delete)),
             ],
         ))
-        .service(resource("/api/v1/workers", vec![(Method::GET, read().to(upstreams::list))]));
+        .service(resource("/api/v1/workers", vec![(Method::GET, read().to(upstreams::list))]))
+        .service(resource("/api/v1/routes/explain", vec![(Method::GET, read().to(routes::get))]));
 }

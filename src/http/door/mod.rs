@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::edge::EdgeState;
+use crate::http::seen::Observer;
 use accept::Places;
 use control::Configure;
 use thread::Worker;
@@ -54,6 +55,7 @@ impl Door {
         listeners: Vec<Listener>,
         edge: EdgeState,
         control: Configure,
+        observer: &Observer,
     ) -> std::io::Result<Door> {
         let (draining, cutting) = (CancellationToken::new(), CancellationToken::new());
         let settings = Arc::new(settings);
@@ -65,6 +67,7 @@ impl Door {
                 edge: edge.clone(),
                 control: Arc::clone(&control),
                 draining: draining.clone(),
+                seat: observer.seat(number),
             };
             workers.push(Worker::start(number, parts, cutting.clone())?);
         }

@@ -9,6 +9,7 @@ mod link;
 mod pool;
 mod send;
 mod socket;
+mod trace;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use body::RequestBody;
 pub use health::watch;
 pub use send::{Failure, Sent, Switching, send, upgrade};
 pub use socket::trusted_authorities;
+pub use trace::{FailureKind, Trace};
 
 /// How connections are kept, and how often another one is tried.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +114,11 @@ impl Upstream {
 
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The origin of this number, as logs show it.
+    pub fn origin(&self, at: usize) -> Option<&str> {
+        self.origins.get(at).map(|origin| &*origin.name)
     }
 
     /// Every origin and how it is.
