@@ -79,10 +79,9 @@ fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let no_routes = Arc::new(|_: &mut actix_web::web::ServiceConfig| {});
-    let listeners = vec![Listener { socket, tls: None }];
-    let door =
-        Door::open(DoorSettings::small(), listeners, edge, no_routes, &Observer::new(1, None)).unwrap();
-    House { door: Some(door), address, upstream }
+    let (settings, listener) = (DoorSettings::small(), Listener { socket, tls: None });
+    let door = Door::open(settings, vec![listener], edge, no_routes, &Observer::new(1, None));
+    House { door: Some(door.unwrap()), address, upstream }
 }
 
 impl House {
