@@ -18,7 +18,8 @@ enum RouteCommand {
     /// Say every rule that is tried for an address, in order, and what came out
     Explain {
         /// Such as https://blog.libra.sh/about
-        url: String,
+        #[arg(value_name = "URL")]
+        address: String,
         /// Print the server's answer
         #[arg(long)]
         json: bool,
@@ -46,8 +47,8 @@ struct Step {
 /// # Errors
 /// If the server can't be reached or refuses.
 pub async fn run(args: &RouteArgs, session: &Session) -> Result<Outcome, CliError> {
-    let RouteCommand::Explain { url, json } = &args.command;
-    let path = format!("/api/v1/routes/explain?url={}", escape(url));
+    let RouteCommand::Explain { address, json } = &args.command;
+    let path = format!("/api/v1/routes/explain?url={}", escape(address));
     let (told, text): (Explanation, _) = session.json(session.request(Method::GET, &path)).await?;
     if *json {
         render::line(&text);

@@ -143,6 +143,60 @@ async fn numbers(app: &TestApp) {
     assert_problem(front, 404, "NOT_FOUND").await;
 }
 
+/// Answers one request after another, on one connection after another.
+async fn origin() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut piece = [0; 4096];
+            drop(socket.read(&mut piece).await);
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfar!";
+            drop(socket.write_all(answer.as_bytes()).await);
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_forwarded_request_says_which_origin_answered() {
+    let settings = [("LIBRA__LOG__ACCESS__FLUSH_MS", "20"), ("LIBRA__UPSTREAM__HEALTH_INTERVAL_MS", "0")];
+    let app = TestApp::start_with(&settings).await;
+    let (project, worker) = app.project("far").await;
+    let (good, closed) = (format!("http://127.0.0.1:{}", origin().await), "http://127.0.0.1:1");
+    let register = async |origin: &str| {
+        let path = format!("/api/v1/projects/{project}/upstream");
+        let request = app.request(Method::PUT, &path).json(&json!({ "origins": [origin] }));
+        let (status, answer) = answer(request.send().await.unwrap()).await;
+        assert_eq!((status.as_u16(), &answer["visible"]), (200, &json!(true)), "{answer}");
+    };
+    register(&good).await;
+    let host = format!("{worker}.{BASE}");
+    assert_eq!(ask(&app, &host, "/", "far-1").await, 200);
+    let seen = logged(&app, "far-1").await;
+    assert_eq!((&seen["origin"], &seen["bytes"]), (&json!(good), &json!(4)), "{seen}");
+    assert!(seen["upstreamUs"].as_u64() > Some(0) && seen["aborted"] == false, "{seen}");
+    let (_, told) = app.get(&format!("/api/v1/routes/explain?url={host}")).await;
+    assert!(told["steps"].to_string().contains(&format!("{good} is well")), "{told}");
+
+    register(closed).await;
+    assert_eq!(ask(&app, &host, "/", "far-2").await, 502);
+    let seen = logged(&app, "far-2").await;
+    assert_eq!(
+        (&seen["origin"], &seen["refusal"]),
+        (&json!(closed), &json!("WORKER_FETCH_FAILED")),
+        "{seen}"
+    );
+    let text = metrics(&app).await;
+    for line in [
+        "libra_upstream_failures_total{kind=\"unreachable\"} 1",
+        "libra_requests_total{kind=\"upstream\",status=\"2xx\"} 1",
+        "libra_upstream_connections_total{how=\"opened\"} 2",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+}
+
 #[tokio::test]
 async fn an_address_is_explained_by_every_strategy() {
     let app = TestApp::start().await;

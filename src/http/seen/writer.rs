@@ -170,7 +170,12 @@ impl Output {
     fn rotate(&mut self) -> io::Result<()> {
         let mut older = self.path.clone().into_os_string();
         older.push(".1");
-        std::fs::rename(&self.path, &older)?;
+        match std::fs::rename(&self.path, &older) {
+            Ok(()) => {}
+            // Moved by somebody else, or by us before a new one could be had.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
         self.file = open(&self.path)?;
         (self.size, self.is_torn) = (0, false);
         Ok(())
