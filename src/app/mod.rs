@@ -4,6 +4,7 @@ mod files;
 mod https;
 mod listeners;
 mod parts;
+mod seeing;
 mod serve;
 mod testing;
 mod waiting;

@@ -16,7 +16,7 @@ use super::files::{Files, Places, ServerFile};
 use super::https::{listeners_of, secure};
 use super::listeners::Listeners;
 use super::parts::Parts;
-use super::{AppError, testing};
+use super::{AppError, seeing, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
@@ -25,6 +25,8 @@ use crate::http::edge::rates::{Rate, RateSettings, forget};
 use crate::http::edge::{EdgeState, Limits, Rates, TrustedProxies};
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
+use crate::http::seen::Observer;
+use crate::http::seen::metrics::{self, Metrics};
 use crate::http::stream_places::StreamPlaces;
 use crate::http::{FrontDoor, api, health, openapi, problem, surface};
 use crate::pipeline::{Faults, Pipeline, RefreshRoutes};
@@ -85,7 +87,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     // Event streams stay on the thread that made them.
     actix_web::rt::spawn(listen_for_changes(parts.queue.clone(), Arc::clone(&book), background.clone()));
 
-    let door = front_door(&settings, &parts, &tables, &book, &health, &draining)?;
+    let (observer, writing) = seeing::observer(&settings, &files)?;
     let edge = edge_state(&settings, &parts, &tables)?;
     let forgetting = tokio::spawn(forget(Arc::clone(&edge.rates)));
     let shown = |addresses: Vec<std::net::SocketAddr>| addresses.iter().map(ToString::to_string).collect();
@@ -95,11 +97,15 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
         operator: listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?,
     };
     let front_listeners = listeners_of(listeners.front, listeners.secure, &parts)?;
+    let metrics = Metrics::new(&observer, &tables);
+    let door = front_door(&settings, &parts, &edge, metrics, &book, &health, &draining)?;
     let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
     wait_for_table(&tables).await;
-    let front = open_door(&settings, front_listeners, door.clone(), edge)?;
+    let front = open_door(&settings, front_listeners, door.clone(), edge, &observer)?;
+    // The access log ends with the last thread that writes to it.
+    drop(observer);
     let url = parts.control.addresses.platform();
     let server_file = ServerFile::write(&files.data_dir, &places, &url)?;
     tracing::info!(url = %url, listen = %places.front.join(", "), tls = %places.secure.join(", "), operator = %places.operator,
@@ -117,6 +123,9 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
         tracing::warn!(error = %e, "this edge could not sign off");
     }
     front.close(limit).await;
+    if let Some(writing) = writing {
+        writing.finish(seeing::LAST_LINES).await;
+    }
     operator_handle.stop(false).await;
     background.cancel();
     forgetting.abort();
@@ -246,7 +255,8 @@ async fn listen_for_changes(queue: Queue, book: Arc<AddressBook>, stop: Cancella
 fn front_door(
     settings: &Settings,
     parts: &Parts,
-    tables: &Arc<Tables>,
+    edge: &EdgeState,
+    metrics: Metrics,
     book: &Arc<AddressBook>,
     health: &Arc<Health>,
     draining: &CancellationToken,
@@ -257,11 +267,13 @@ fn front_door(
         .ok_or_else(|| AppError::Settings("http.status_requests_per_minute must be at least 1".into()))?;
     Ok(Data::new(FrontDoor {
         control: Arc::clone(&parts.control),
-        tables: Arc::clone(tables),
+        tables: Arc::clone(&edge.tables),
+        rules: Arc::clone(&edge.rules),
+        metrics,
         book: Arc::clone(book),
         health: Arc::clone(health),
         status_limit: ClientLimit::per_minute(per_minute),
-        trusted_proxies: Arc::new(trusted_proxies(settings)?),
+        trusted_proxies: Arc::clone(&edge.trusted_proxies),
         streams: StreamPlaces::new(settings.http.streams, settings.http.streams_of_one),
         openapi: document.into(),
         draining: draining.clone(),
@@ -325,6 +337,7 @@ fn open_door(
     listeners: Vec<Listener>,
     door: Data<FrontDoor>,
     edge: EdgeState,
+    observer: &Observer,
 ) -> Result<Door, AppError> {
     let control: control::Configure = Arc::new(move |config| {
         config
@@ -337,7 +350,7 @@ fn open_door(
             )
             .default_service(web::to(surface::pathless));
     });
-    Door::open(door_settings(settings, &edge), listeners, edge, control).map_err(AppError::Run)
+    Door::open(door_settings(settings, &edge), listeners, edge, control, observer).map_err(AppError::Run)
 }
 
 fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
@@ -390,6 +403,7 @@ fn operator_server(
                 web::scope("")
                     .wrap(from_fn(surface::wrap))
                     .configure(health::routes)
+                    .configure(metrics::routes)
                     .configure(|config| {
                         if fault_injection {
                             testing::routes(config, &faults);

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod migrate;
 pub mod orgs;
 pub mod projects;
+pub mod routes;
 pub mod serve;
 mod settings;
 pub mod status;
@@ -79,6 +80,8 @@ enum Command {
     Split(live::SplitArgs),
     /// List Workers, and register the origins of one
     Workers(workers::WorkersArgs),
+    /// Say why an address leads where it leads
+    Route(routes::RouteArgs),
     /// Make and list projects
     Projects(projects::ProjectsArgs),
     /// Add, prove, list and remove custom domains
@@ -167,6 +170,9 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Workers(args) => {
             finish(with(open(), |s| Box::pin(async move { workers::run(&args, &s).await })).await)
+        }
+        Command::Route(args) => {
+            finish(with(open(), |s| Box::pin(async move { routes::run(&args, &s).await })).await)
         }
         Command::Projects(args) => {
             finish(with(open(), |s| Box::pin(async move { projects::run(&args, &s).await })).await)

@@ -30,6 +30,9 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
         "log.level",
         "must be one of trace, debug, info, warn, error",
     );
+    for (holds, key, allowed) in access_log(&s.log.access) {
+        demand(holds, key, allowed);
+    }
     for (holds, key, allowed) in front_door(&s.http) {
         demand(holds, key, allowed);
     }
@@ -142,6 +145,20 @@ fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 14] {
             "http.http2.ping_seconds",
             "must be at least 1, and http.http2.ping_timeout_seconds too",
         ),
+    ]
+}
+
+/// Too small, and each line would wake the writing thread; too large, and memory goes to lines that wait.
+fn access_log(log: &super::LogAccess) -> [(bool, &'static str, &'static str); 4] {
+    [
+        (log.file_bytes >= 65_536, "log.access.file_bytes", "must be at least 65536"),
+        ((10..=60_000).contains(&log.flush_ms), "log.access.flush_ms", "must be 10 to 60000"),
+        (
+            (4_096..=16_777_216).contains(&log.buffer_bytes),
+            "log.access.buffer_bytes",
+            "must be 4096 to 16777216",
+        ),
+        ((1..=4_096).contains(&log.buffers), "log.access.buffers", "must be 1 to 4096"),
     ]
 }
 

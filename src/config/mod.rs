@@ -84,6 +84,18 @@ pub struct Start {
 pub struct Log {
     pub level: String,
     pub format: LogFormat,
+    pub access: LogAccess,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogAccess {
+    pub enabled: bool,
+    pub file: PathBuf,
+    pub file_bytes: u64,
+    pub flush_ms: u64,
+    pub buffer_bytes: usize,
+    pub buffers: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -4,6 +4,7 @@
 pub mod door;
 pub mod edge;
 pub mod problem;
+pub mod seen;
 
 pub mod api;
 pub mod auth;
@@ -27,6 +28,9 @@ use crate::routing::Tables;
 /// What the control surface's handlers work with. Made once, in the composition root.
 #[derive(Debug)]
 pub struct FrontDoor {
+    pub rules: Arc<crate::routing::HostRules>,
+    /// The numbers of `/metrics`.
+    pub metrics: seen::metrics::Metrics,
     pub control: Arc<Control>,
     pub tables: Arc<Tables>,
     pub book: Arc<AddressBook>,

@@ -43,6 +43,7 @@ use super::{api, docs, health};
         api::upstreams::get,
         api::upstreams::put,
         api::upstreams::delete,
+        api::routes::get,
         api::deployments::list,
         api::deployments::get,
         api::deployments::cancel,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::edge::RequestId;
+use super::edge::facts::RefusalCode;
 use super::surface;
 use crate::control::ControlError;
 use crate::control::error::FieldProblem;
@@ -159,6 +160,10 @@ impl Problem {
         Self::new(status, "INTERNAL_ERROR", "Internal server error", message)
     }
 
+    pub fn code(&self) -> &'static str {
+        self.0.code
+    }
+
     /// What the answer says beside its body, as names and values.
     fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![("cache-control", "no-store".to_owned())];
@@ -227,6 +232,7 @@ pub fn refuse(id: &RequestId, wants_page: bool, refusal: EdgeRefusal) -> http::R
         response = response.header(name, value);
     }
     // Names, numbers and our own words are valid header values.
+    let response = response.extension(RefusalCode(problem.0.code));
     response.body(body.into()).unwrap_or_default()
 }
 

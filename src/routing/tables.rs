@@ -76,6 +76,14 @@ enum CustomEntry {
     Inactive,
 }
 
+/// A custom domain in the table, followed to where it leads.
+#[derive(Debug, Clone)]
+pub enum CustomDomain {
+    Worker(Arc<WorkerRoute>),
+    Redirect(Arc<str>),
+    Inactive,
+}
+
 /// Whether a route took its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
@@ -152,6 +160,23 @@ impl Tables {
 
     pub fn has_preview(&self, label: &str) -> bool {
         self.previews.pin().contains_key(label)
+    }
+
+    pub fn preview(&self, label: &str) -> Option<Arc<SiteVersion>> {
+        self.previews.pin().get(label).cloned()
+    }
+
+    /// Where a custom domain leads: the Worker's route of this moment, another domain, or nowhere.
+    pub fn custom_domain(&self, host: &str) -> Option<CustomDomain> {
+        Some(match self.hosts.pin().get(host)? {
+            CustomEntry::Slot(slot) => CustomDomain::Worker(slot.route()),
+            CustomEntry::Redirect(to) => CustomDomain::Redirect(Arc::clone(to)),
+            CustomEntry::Inactive => CustomDomain::Inactive,
+        })
+    }
+
+    pub fn workers_loaded(&self) -> bool {
+        self.workers_loaded.load(Ordering::Acquire)
     }
 
     /// What was published up to here makes this epoch. It never goes back.

@@ -52,6 +52,7 @@ mod remote;
 mod restarts;
 mod s3;
 mod secrets;
+mod seeing;
 mod serving;
 mod serving_alone;
 mod site_rules;

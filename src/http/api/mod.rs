@@ -10,6 +10,7 @@ pub mod files;
 pub mod live;
 pub mod page;
 pub mod projects;
+pub mod routes;
 pub mod status;
 pub mod streams;
 pub mod upstreams;
@@ -43,6 +44,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/projects/{id}/split",
     "/api/v1/projects/{id}/upstream",
     "/api/v1/workers",
+    "/api/v1/routes/explain",
     "/api/v1/templates",
     "/api/v1/certificates",
     "/api/v1/deployments",
@@ -82,6 +84,7 @@ pub const ENDPOINTS: &[&str] = &[
     "PUT /api/v1/projects/{id}/upstream",
     "DELETE /api/v1/projects/{id}/upstream",
     "GET /api/v1/workers",
+    "GET /api/v1/routes/explain?url=",
     "GET /api/v1/templates",
     "GET /api/v1/certificates",
     "GET /api/v1/deployments",
@@ -166,5 +169,6 @@ fn live_routes(config: &mut ServiceConfig) {
                 (Method::DELETE, delete().to(upstreams::delete)),
             ],
         ))
-        .service(resource("/api/v1/workers", vec![(Method::GET, read().to(upstreams::list))]));
+        .service(resource("/api/v1/workers", vec![(Method::GET, read().to(upstreams::list))]))
+        .service(resource("/api/v1/routes/explain", vec![(Method::GET, read().to(routes::get))]));
 }

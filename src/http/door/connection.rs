@@ -18,6 +18,7 @@ use super::Accepted;
 use super::guard::{Findings, Guarded};
 use super::thread::Shared;
 use crate::http::edge::{Body, Connection};
+use crate::http::seen::{Protocol, Seen};
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -98,6 +99,7 @@ async fn speak_http1(
     connection: Connection,
     shared: &Rc<Shared>,
 ) -> io::Result<()> {
+    let _counted = Counted::new(shared, Protocol::Http1);
     let findings = Arc::new(Findings::default());
     let bounds = shared.settings.bounds;
     let guarded = Guarded::http1(socket, ahead, bounds, Arc::clone(&findings));
@@ -125,6 +127,7 @@ async fn speak_http2(
     connection: Connection,
     shared: &Rc<Shared>,
 ) -> io::Result<()> {
+    let _counted = Counted::new(shared, Protocol::Http2);
     let findings = Arc::new(Findings::default());
     let bounds = shared.settings.bounds;
     let guarded = Guarded::http2(socket, ahead, bounds, Arc::clone(&findings));
@@ -164,6 +167,25 @@ async fn speak_http2(
                 idle_since = Instant::now();
             }
         }
+    }
+}
+
+/// An open connection, in the thread's numbers.
+struct Counted {
+    seen: Rc<Seen>,
+    protocol: Protocol,
+}
+
+impl Counted {
+    fn new(shared: &Rc<Shared>, protocol: Protocol) -> Self {
+        shared.seen.counters.connection_opened(protocol);
+        Self { seen: Rc::clone(&shared.seen), protocol }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.seen.counters.connection_closed(self.protocol);
     }
 }
 

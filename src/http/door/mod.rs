@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::edge::EdgeState;
+use crate::http::seen::Observer;
 use accept::Places;
 use control::Configure;
 use thread::Worker;
@@ -56,6 +57,7 @@ impl Door {
         listeners: Vec<Listener>,
         edge: EdgeState,
         control: Configure,
+        observer: &Observer,
     ) -> std::io::Result<Door> {
         // Sockets that are tunnels hear of it by the edge's own token.
         let (draining, cutting) = (edge.stopping.clone(), CancellationToken::new());
@@ -68,6 +70,7 @@ impl Door {
                 edge: edge.clone(),
                 control: Arc::clone(&control),
                 draining: draining.clone(),
+                seat: observer.seat(number),
             };
             workers.push(Worker::start(number, parts, cutting.clone())?);
         }

@@ -88,8 +88,10 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let no_routes = Arc::new(|_: &mut actix_web::web::ServiceConfig| {});
+    let observer = crate::http::seen::Observer::new(1, None);
     let door =
-        Door::open(DoorSettings::small(), vec![Listener { socket, tls: None }], edge, no_routes).unwrap();
+        Door::open(DoorSettings::small(), vec![Listener { socket, tls: None }], edge, no_routes, &observer)
+            .unwrap();
     House { door: Some(door), address, upstream }
 }
 

@@ -12,12 +12,14 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
-use super::accept::Seat;
+use super::accept;
 use super::control::{Configure, ControlSurface};
-use super::guard::Findings;
+use super::guard::{Findings, Open};
 use super::{Accepted, DoorSettings, connection};
+use crate::http::edge::body::Watcher;
 use crate::http::edge::tunnel::Tunnel;
 use crate::http::edge::{self, Body, Connection, EdgeState, Outcome, RequestBody};
+use crate::http::seen::{Seat, Seen, Watch};
 use crate::routing::{BadRequest, EdgeRefusal};
 
 /// Between two looks at whether the last connection has ended.
@@ -29,6 +31,7 @@ pub struct Parts {
     pub edge: EdgeState,
     pub control: Configure,
     pub draining: CancellationToken,
+    pub seat: Seat,
 }
 
 /// A serving thread, from outside.
@@ -43,6 +46,7 @@ pub struct Shared {
     pub settings: Arc<DoorSettings>,
     pub edge: EdgeState,
     pub draining: CancellationToken,
+    pub seen: Rc<Seen>,
     configure: Configure,
     control: OnceCell<ControlSurface>,
     requests: Cell<usize>,
@@ -57,6 +61,7 @@ impl Worker {
             let serving = local.run_until(async move {
                 let shared = Rc::new(Shared::new(parts));
                 shared.make_control().await;
+                tokio::task::spawn_local(flush(Rc::clone(&shared.seen)));
                 let taking = async {
                     while let Some(accepted) = receiver.recv().await {
                         tokio::task::spawn_local(connection::serve(accepted, Rc::clone(&shared)));
@@ -75,8 +80,8 @@ impl Worker {
         Ok(Worker { connections: Arc::default(), sender, thread })
     }
 
-    pub fn seat(&self) -> Seat {
-        Seat { connections: Arc::clone(&self.connections), sender: self.sender.clone() }
+    pub fn seat(&self) -> accept::Seat {
+        accept::Seat { connections: Arc::clone(&self.connections), sender: self.sender.clone() }
     }
 
     /// Waits until no connection is open.
@@ -93,11 +98,12 @@ impl Worker {
 
 impl Shared {
     fn new(parts: Parts) -> Self {
-        let Parts { settings, edge, control, draining } = parts;
+        let Parts { settings, edge, control, draining, seat } = parts;
         Self {
             settings,
             edge,
             draining,
+            seen: Rc::new(seat.into()),
             configure: control,
             control: OnceCell::new(),
             requests: Cell::new(0),
@@ -119,21 +125,50 @@ impl Shared {
         bad: Option<BadRequest>,
         findings: Arc<Findings>,
     ) -> http::Response<Body> {
-        let open = findings.open();
-        let in_hand = InHand::new(&self);
+        let mut held = Held {
+            watch: Watch::begin(&self.seen, &request, connection, &self.edge.trusted_proxies, bad),
+            _open: findings.open(),
+            _in_hand: InHand::new(&self),
+        };
         let request = request.map(RequestBody::from);
         let too_many = self.requests.get() > self.settings.requests;
-        let response = match edge::serve(request, connection, bad, &self.edge, too_many).await {
-            Outcome::Answered(response) => response,
-            Outcome::Platform(request, id) => match self.control.get() {
-                Some(control) => control.call(request, &id, connection).await,
-                None => (self.edge.refuse)(&id, false, EdgeRefusal::Saturated).map(Body::bytes),
-            },
-        };
+        let response =
+            match edge::serve(request, connection, bad, &self.edge, too_many, &mut held.watch.facts).await {
+                Outcome::Answered(response) => response,
+                Outcome::Platform(request, id) => match self.control.get() {
+                    Some(control) => control.call(request, &id, connection).await,
+                    None => (self.edge.refuse)(&id, false, EdgeRefusal::Saturated).map(Body::bytes),
+                },
+            };
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {
             findings.upgrade(tunnel.clone());
         }
-        response.map(|body| body.holding((open, in_hand)))
+        held.watch.answered(&response);
+        response.map(|body| body.watched(Box::new(held)))
+    }
+}
+
+/// What is kept until an answer has been given whole or given up.
+struct Held {
+    watch: Watch,
+    _open: Open,
+    _in_hand: InHand,
+}
+
+impl Watcher for Held {
+    fn ended(&mut self, given_bytes: u64, is_whole: bool) {
+        self.watch.ended(given_bytes, is_whole);
+    }
+}
+
+/// Hands lines of the access log on while there are too few to fill a buffer.
+async fn flush(seen: Rc<Seen>) {
+    let Some(interval) = seen.flush_interval() else { return };
+    let mut tick = tokio::time::interval(interval);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        seen.flush();
     }
 }
 
@@ -143,6 +178,7 @@ struct InHand(Rc<Shared>);
 impl InHand {
     fn new(shared: &Rc<Shared>) -> Self {
         shared.requests.set(shared.requests.get() + 1);
+        shared.seen.counters.taken_in_hand();
         Self(Rc::clone(shared))
     }
 }
@@ -150,5 +186,6 @@ impl InHand {
 impl Drop for InHand {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
+        self.0.seen.counters.given();
     }
 }

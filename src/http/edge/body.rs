@@ -20,8 +20,24 @@ type Frames = Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>;
 /// What a client is sent. Served by one thread from its beginning to its end.
 pub struct Body {
     kind: Kind,
-    /// Dropped with the body, when the answer has been given whole or given up.
-    held: Option<Box<dyn std::any::Any>>,
+    /// Told and dropped with the body, when the answer has been given whole or given up.
+    watcher: Option<Box<dyn Watcher>>,
+    given_bytes: u64,
+    /// What the body had before its first piece was given, where that is known.
+    exact_bytes: Option<u64>,
+    end: End,
+}
+
+/// Who is told how much of a body was given.
+pub trait Watcher {
+    fn ended(&mut self, given_bytes: u64, is_whole: bool);
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Reached,
+    Failed,
 }
 
 enum Kind {
@@ -36,34 +52,51 @@ enum Kind {
 
 impl Body {
     pub fn empty() -> Self {
-        Self { kind: Kind::Empty, held: None }
+        Self::of(Kind::Empty)
     }
 
     pub fn bytes(bytes: Bytes) -> Self {
-        Self { kind: Kind::Bytes(bytes), held: None }
+        Self::of(Kind::Bytes(bytes))
     }
 
     /// `size` is what all pieces together have.
     pub fn sized(size: u64, pieces: impl Stream<Item = std::io::Result<Bytes>> + 'static) -> Self {
-        Self { kind: Kind::Sized(size, Box::pin(pieces)), held: None }
+        Self::of(Kind::Sized(size, Box::pin(pieces)))
     }
 
     pub fn origin(body: OriginBody) -> Self {
-        Self { kind: Kind::Origin(Box::new(body)), held: None }
+        Self::of(Kind::Origin(Box::new(body)))
     }
 
     /// A body that somebody else makes, with its trailers.
     pub fn frames(frames: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Self {
-        Self { kind: Kind::Frames(Box::pin(frames)), held: None }
+        Self::of(Kind::Frames(Box::pin(frames)))
     }
 
-    /// Keeps `guard` until the answer has been given.
-    pub fn holding(mut self, guard: impl std::any::Any) -> Self {
-        self.held = Some(match self.held.take() {
-            None => Box::new(guard),
-            Some(other) => Box::new((other, guard)),
-        });
+    /// Keeps `watcher` until the answer has been given, and tells it then.
+    #[must_use]
+    pub fn watched(mut self, watcher: Box<dyn Watcher>) -> Self {
+        self.exact_bytes = self.size_hint().exact();
+        self.watcher = Some(watcher);
         self
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, watcher: None, given_bytes: 0, exact_bytes: None, end: End::Open }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(mut watcher) = self.watcher.take() {
+            // Whoever knows the length does not ask for a piece beyond the last one.
+            let is_whole = match self.end {
+                End::Reached => true,
+                End::Failed => false,
+                End::Open => self.exact_bytes == Some(self.given_bytes) || self.is_end_stream(),
+            };
+            watcher.ended(self.given_bytes, is_whole);
+        }
     }
 }
 
@@ -82,24 +115,13 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        match &mut this.kind {
-            Kind::Empty => Poll::Ready(None),
-            Kind::Bytes(bytes) => {
-                let bytes = std::mem::take(bytes);
-                this.kind = Kind::Empty;
-                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
-            }
-            Kind::Sized(left, pieces) => match std::task::ready!(pieces.as_mut().poll_next(cx)) {
-                None => Poll::Ready(None),
-                Some(Ok(bytes)) => {
-                    *left = left.saturating_sub(bytes.len() as u64);
-                    Poll::Ready(Some(Ok(Frame::data(bytes))))
-                }
-                Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
-            },
-            Kind::Frames(frames) => frames.as_mut().poll_frame(cx),
-            Kind::Origin(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
+        let polled = std::task::ready!(this.kind.poll(cx));
+        match &polled {
+            Some(Ok(frame)) => this.given_bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) => this.end = End::Failed,
+            None => this.end = End::Reached,
         }
+        Poll::Ready(polled)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -119,6 +141,29 @@ impl HttpBody for Body {
             Kind::Sized(left, _) => SizeHint::with_exact(*left),
             Kind::Frames(frames) => frames.size_hint(),
             Kind::Origin(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Kind {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Kind::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Kind::Sized(left, pieces) => match std::task::ready!(pieces.as_mut().poll_next(cx)) {
+                None => Poll::Ready(None),
+                Some(Ok(bytes)) => {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                }
+                Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
+            },
+            Kind::Frames(frames) => frames.as_mut().poll_frame(cx),
+            Kind::Origin(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
         }
     }
 }

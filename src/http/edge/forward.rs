@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::body::{Body, RequestBody};
 use super::dispatch::Strategy;
-use super::{Connection, EdgeState, RequestId, client, isolate, request_id, tunnel};
+use super::{Connection, EdgeState, Facts, RequestId, client, isolate, request_id, tunnel};
 use crate::routing::EdgeRefusal;
 use crate::runtime::upstream::{self, Failure, Upstream};
 
@@ -46,7 +46,9 @@ impl Forwarding {
         body: RequestBody,
         id: &RequestId,
         state: &EdgeState,
+        facts: &mut Facts,
     ) -> Result<Response<Body>, EdgeRefusal> {
+        facts.upstream = Some(Arc::clone(&self.upstream));
         let limit_bytes = state.limits.body_bytes;
         // What says its size is refused before the origin hears of it; what does not is cut off at the limit.
         if http_body::Body::size_hint(&body).exact().is_some_and(|bytes| bytes > limit_bytes) {
@@ -64,11 +66,13 @@ impl Forwarding {
         *request.method_mut() = head.method;
         *request.uri_mut() = Uri::from(self.target.clone());
         *request.headers_mut() = headers;
+        let trace = &mut facts.trace;
         let mut response = match switch {
             Some(client) => {
                 tunnel::offer(request.headers_mut());
-                let (response, switching) =
-                    upstream::upgrade(&self.upstream, request).await.map_err(|e| refusal(&e, &self))?;
+                let (response, switching) = upstream::upgrade(&self.upstream, request, trace)
+                    .await
+                    .map_err(|e| refusal(&e, &self))?;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     let ending = tunnel::Ending {
                         stopping: state.stopping.clone(),
@@ -82,8 +86,8 @@ impl Forwarding {
                 response.map(|incoming| Body::frames(tunnel::Declined::new(incoming, switching)))
             }
             None => {
-                let sent = upstream::send(&self.upstream, request).await.map_err(|e| refusal(&e, &self))?;
-                sent.response.map(Body::origin)
+                let sent = upstream::send(&self.upstream, request, trace).await;
+                sent.map_err(|e| refusal(&e, &self))?.response.map(Body::origin)
             }
         };
         strip_hop(response.headers_mut());

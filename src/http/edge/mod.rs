@@ -6,6 +6,7 @@ pub mod client;
 pub mod conditional;
 pub mod describe;
 pub mod dispatch;
+pub mod facts;
 mod forward;
 pub mod host;
 pub mod isolate;
@@ -38,6 +39,7 @@ use crate::runtime::{BodyCache, SiteVersion};
 
 pub use body::{Body, RequestBody};
 pub use dispatch::Strategy;
+pub use facts::Facts;
 pub use host::TrustedProxies;
 pub use rates::Rates;
 pub use request_id::RequestId;
@@ -100,19 +102,23 @@ pub async fn serve(
     bad: Option<BadRequest>,
     state: &EdgeState,
     is_saturated: bool,
+    facts: &mut Facts,
 ) -> Outcome {
     let (head, body) = request.into_parts();
     let id = RequestId::from_headers(&head.headers);
     let unread = !body.is_empty() && head.version < Version::HTTP_2;
-    let aimed = aim(&head, connection, bad, state).and_then(|aim| match aim {
+    let aimed = aim(&head, connection, bad, state, facts).and_then(|aim| match aim {
         // Operators must still get in when Workers have filled the house.
         Aim::Worker(_) if is_saturated => Err(EdgeRefusal::Saturated.into()),
         aim => Ok(aim),
     });
     let way = match aimed {
         Ok(Aim::Early(early)) => Way::Answer(early.answer()),
-        Ok(Aim::Platform) => return Outcome::Platform(Request::from_parts(head, body), id),
-        Ok(Aim::Worker(aimed)) => aimed.way(&head, &id, state).await,
+        Ok(Aim::Platform) => {
+            facts.is_platform = true;
+            return Outcome::Platform(Request::from_parts(head, body), id);
+        }
+        Ok(Aim::Worker(aimed)) => aimed.way(&head, &id, state, facts).await,
         Err(refused) => Way::Answer(refused.answer(&head, &id, state)),
     };
     let mut response = match way {
@@ -129,7 +135,7 @@ pub async fn serve(
         Way::Forward(forwarding) => {
             let accept = head.headers.get(header::ACCEPT).cloned();
             let version = head.version;
-            match forwarding.send(head, body, &id, state).await {
+            match forwarding.send(head, body, &id, state, facts).await {
                 Ok(response) => response,
                 Err(refusal) => refusal_answer(accept.as_ref(), version, &id, state, refusal),
             }
@@ -188,6 +194,7 @@ fn aim<'r>(
     connection: Connection,
     bad: Option<BadRequest>,
     state: &EdgeState,
+    facts: &mut Facts,
 ) -> Result<Aim<'r>, Refused> {
     if let Some(bad) = bad {
         return Err(EdgeRefusal::Malformed(bad).into());
@@ -212,10 +219,13 @@ fn aim<'r>(
         return Ok(Aim::Early(early));
     }
     let strategy = match class {
-        HostClass::Platform => return by_path_or_query(head, connection, authority, from_trusted, state),
+        HostClass::Platform => {
+            return by_path_or_query(head, connection, authority, from_trusted, state, facts);
+        }
         HostClass::Worker(_) => Strategy::Subdomain,
         HostClass::Custom(_) => Strategy::CustomDomain,
     };
+    facts.strategy = Some(strategy);
     match state.tables.resolve(&state.rules, &class) {
         Ok(Resolved { target, epoch }) => {
             let query = query.map(Into::into);
@@ -241,6 +251,7 @@ fn by_path_or_query<'r>(
     authority: &'r str,
     from_trusted: bool,
     state: &EdgeState,
+    facts: &mut Facts,
 ) -> Result<Aim<'r>, Refused> {
     let Some(found) = dispatch::find(&head.method, head.uri.path(), head.uri.query())? else {
         return Ok(Aim::Platform);
@@ -248,6 +259,7 @@ fn by_path_or_query<'r>(
     if !state.limits.path_routing {
         return Ok(Aim::Platform);
     }
+    facts.strategy = Some(found.strategy);
     if isolate::is_service_worker(&head.headers) {
         return Err(EdgeRefusal::ServiceWorkerRefused.into());
     }
@@ -267,16 +279,24 @@ fn by_path_or_query<'r>(
 }
 
 impl Aimed<'_> {
-    async fn way(self, head: &Parts, id: &RequestId, state: &EdgeState) -> Way {
-        if let Target::Worker(route) = &self.target
-            && !self.is_probe
-            && let Err(refusal) = state.rates.check_worker(&route.worker)
-        {
-            return Way::Answer(refuse(head, id, state, refusal));
+    async fn way(self, head: &Parts, id: &RequestId, state: &EdgeState, facts: &mut Facts) -> Way {
+        facts.epoch = self.epoch;
+        if let Target::Worker(route) = &self.target {
+            facts.worker = Some(Arc::clone(&route.worker));
+            let checked = if self.is_probe { Ok(()) } else { state.rates.check_worker(&route.worker) };
+            if let Err(refusal) = checked {
+                return Way::Answer(refuse(head, id, state, refusal));
+            }
         }
         let (version, sticky) = match &self.target {
-            Target::Preview(version) => (Arc::clone(version), None),
-            Target::Redirect(to) => return Way::Answer(redirect(head, self.connection, to)),
+            Target::Preview(version) => {
+                facts.worker = Some(Arc::clone(version.owner()));
+                (Arc::clone(version), None)
+            }
+            Target::Redirect(to) => {
+                facts.is_redirect = true;
+                return Way::Answer(redirect(head, self.connection, to));
+            }
             Target::Worker(route) => match &route.live {
                 Live::Site(version) => (Arc::clone(version), None),
                 Live::Split(split) => split::choose(split, &head.headers, self.strategy),
@@ -290,6 +310,7 @@ impl Aimed<'_> {
                 Live::Nothing => return Way::Answer(refuse(head, id, state, EdgeRefusal::WorkerNotFound)),
             },
         };
+        facts.version = Some(Arc::clone(&version));
         Way::Answer(self.site_answer(version, sticky, head, id, state).await)
     }
 

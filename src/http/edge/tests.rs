@@ -95,7 +95,7 @@ impl Seen {
 async fn asked(site: &Site, request: Builder, is_saturated: bool) -> Outcome {
     let request = request.body(RequestBody::Empty).unwrap();
     let connection = Connection { peer: None, is_tls: false };
-    serve(request, connection, None, &site.state, is_saturated).await
+    serve(request, connection, None, &site.state, is_saturated, &mut Facts::default()).await
 }
 
 async fn send(site: &Site, request: Builder) -> Seen {
@@ -336,7 +336,8 @@ async fn raw(site: &Site, request: String) -> String {
     let listeners = vec![Listener { socket, tls: None }];
     let no_routes = Arc::new(|_: &mut actix_web::web::ServiceConfig| {});
     let state = EdgeState { stopping: CancellationToken::new(), ..site.state.clone() };
-    let door = Door::open(DoorSettings::small(), listeners, state, no_routes).unwrap();
+    let observer = crate::http::seen::Observer::new(1, None);
+    let door = Door::open(DoorSettings::small(), listeners, state, no_routes, &observer).unwrap();
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

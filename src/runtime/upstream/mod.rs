@@ -9,6 +9,7 @@ mod link;
 mod pool;
 mod send;
 mod socket;
+mod trace;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use body::RequestBody;
 pub use health::watch;
 pub use send::{Failure, Sent, Switching, send, upgrade};
 pub use socket::trusted_authorities;
+pub use trace::{FailureKind, Trace};
 
 /// How connections are kept, and how often another one is tried.
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +131,11 @@ impl Upstream {
 
     pub fn drain(&self) -> Duration {
         self.reuse.drain
+    }
+
+    /// The origin of this number, as logs show it.
+    pub fn origin(&self, at: usize) -> Option<&str> {
+        self.origins.get(at).map(|origin| &*origin.name)
     }
 
     /// Every origin and how it is.

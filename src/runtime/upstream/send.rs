@@ -5,6 +5,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 use super::answer::OriginBody;
 use super::choose::Turn;
 use super::link::Link;
-use super::{RequestBody, Upstream, socket};
+use super::{RequestBody, Trace, Upstream, socket};
 use crate::domain::upstream::HostHeader;
 
 /// Why there is no answer.
@@ -46,15 +47,31 @@ enum Tried {
 }
 
 /// Sends a request. Connections and time are bounded by the upstream's policy.
-pub async fn send(upstream: &Arc<Upstream>, mut request: Request<RequestBody>) -> Result<Sent, Failure> {
+pub async fn send(
+    upstream: &Arc<Upstream>,
+    request: Request<RequestBody>,
+    trace: &mut Trace,
+) -> Result<Sent, Failure> {
+    let began = Instant::now();
+    let sent = send_traced(upstream, request, trace).await;
+    trace.ended(began, sent.as_ref().err());
+    sent
+}
+
+async fn send_traced(
+    upstream: &Arc<Upstream>,
+    mut request: Request<RequestBody>,
+    trace: &mut Trace,
+) -> Result<Sent, Failure> {
     let may_repeat = is_idempotent(request.method()) && request.body().is_empty();
     let mut tried = 0u64;
     let mut left = upstream.reuse.retries;
     loop {
         let turn = upstream.choose(tried).ok_or(Failure::Full)?;
         let at = turn.at;
+        trace.origin = Some(at);
         let copy = may_repeat.then(|| copy(&request));
-        let failure = match one(upstream, turn, request, may_repeat).await {
+        let failure = match one(upstream, turn, request, may_repeat, trace).await {
             Tried::Answered(response) => return Ok(Sent { response: *response }),
             Tried::Unsent(back, failure) => {
                 tried |= 1 << (at % 64);
@@ -76,6 +93,7 @@ pub async fn send(upstream: &Arc<Upstream>, mut request: Request<RequestBody>) -
             return Err(failure);
         }
         left -= 1;
+        trace.retries += 1;
     }
 }
 
@@ -83,9 +101,23 @@ pub async fn send(upstream: &Arc<Upstream>, mut request: Request<RequestBody>) -
 /// what the two sides speak over; else the answer is an ordinary one.
 pub async fn upgrade(
     upstream: &Arc<Upstream>,
+    request: Request<RequestBody>,
+    trace: &mut Trace,
+) -> Result<(Response<Incoming>, Switching), Failure> {
+    let began = Instant::now();
+    let upgraded = upgrade_traced(upstream, request, trace).await;
+    trace.ended(began, upgraded.as_ref().err());
+    upgraded
+}
+
+async fn upgrade_traced(
+    upstream: &Arc<Upstream>,
     mut request: Request<RequestBody>,
+    trace: &mut Trace,
 ) -> Result<(Response<Incoming>, Switching), Failure> {
     let turn = upstream.choose(0).ok_or(Failure::Full)?;
+    trace.origin = Some(turn.at);
+    trace.opened += 1;
     name_host(upstream, turn.at, &mut request);
     let origin = &upstream.origins[turn.at];
     let opened = async { Link::open(socket::connect(upstream, &origin.address).await?).await };
@@ -127,13 +159,23 @@ impl Drop for Switching {
     }
 }
 
-async fn one(upstream: &Arc<Upstream>, turn: Turn, request: Request<RequestBody>, may_repeat: bool) -> Tried {
+async fn one(
+    upstream: &Arc<Upstream>,
+    turn: Turn,
+    request: Request<RequestBody>,
+    may_repeat: bool,
+    trace: &mut Trace,
+) -> Tried {
     let origin = &upstream.origins[turn.at];
     let at = turn.at;
     let kept = poll_fn(|cx| Poll::Ready(origin.pool.take(upstream.reuse.keep_idle, cx))).await;
     let (mut link, was_kept) = match kept {
-        Some(link) => (link, true),
+        Some(link) => {
+            trace.reused += 1;
+            (link, true)
+        }
         None => {
+            trace.opened += 1;
             let opened = async { Link::open(socket::connect(upstream, &origin.address).await?).await };
             match opened.await {
                 Ok(link) => (link, false),
