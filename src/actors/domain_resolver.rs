@@ -8,6 +8,7 @@ use actix::prelude::*;
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::routing::CustomHost;
 use crate::store::StoreError;
+use crate::store::domains::ServedDomain;
 
 /// A changed domain is seen within this, also when the broker is away.
 const POLL: Duration = Duration::from_secs(1);
@@ -82,6 +83,11 @@ impl Handler<Look> for DomainResolver {
     }
 }
 
+/// Where a served domain leads to.
+pub fn leads_to(domain: &ServedDomain) -> CustomHost {
+    CustomHost::Worker(domain.worker_name.as_str().into())
+}
+
 async fn read(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
     let store = &parts.pipeline.control.store;
     let epoch = store.route_epoch().await?;
@@ -101,7 +107,7 @@ async fn read(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
         .domain_served()
         .await?
         .into_iter()
-        .map(|d| (d.hostname.into(), CustomHost::Worker(d.worker_name.into())))
+        .map(|d| (d.hostname.as_str().into(), leads_to(&d)))
         .collect();
     for (host, to) in &served {
         if known.hosts.get(host) != Some(to) {

@@ -1,6 +1,8 @@
 //! The composition root: the one place where the parts are put together, started and stopped.
 
+mod early;
 mod files;
+mod last_table;
 mod listeners;
 mod parts;
 mod serve;

@@ -11,9 +11,11 @@ use actix_web::{App, HttpResponse, HttpServer};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::early::{self, Front};
 use super::files::{Files, ServerFile};
+use super::last_table::{self, Keeper};
 use super::listeners::Listeners;
-use super::parts::Parts;
+use super::parts::{Base, Parts};
 use super::{AppError, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
@@ -46,15 +48,41 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let settings = Arc::new(settings);
     let listeners = Listeners::bind(&settings.http.listen, &settings.http.operator_listen)?;
     let files = Files::prepare(&settings)?;
-    let queue_stop = CancellationToken::new();
-    let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
+    let mut base = Base::make(&settings, &files)?;
+    let tables = Arc::new(Tables::new());
+    base.last_table = last_table::publish(&settings, &files.routes, &base.versions, &tables).await;
+    let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
+    let front_addresses: Vec<String> = listeners.front_addresses().iter().map(ToString::to_string).collect();
+    let port = listeners.front_addresses().first().map_or(80, |a| a.port());
+    let surface = control::Late::default();
+    let edge = edge_state(&settings, &base, &tables)?;
+    let Listeners { front: sockets, operator: operator_socket } = listeners;
+    let mut front = Front::shut({
+        let (settings, surface) = (Arc::clone(&settings), surface.clone());
+        move || open_door(&settings, sockets, edge, surface)
+    });
+    let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
+    let (stop, queue_stop) = (CancellationToken::new(), CancellationToken::new());
+    // Workers are served from here on if there is a last table; whatever follows may wait for the database.
+    let mut early = None;
+    if base.last_table {
+        front = front.open()?;
+        early = Some(early::operator(&operator_socket, &tables)?);
+        cancel_on_signal(&stop);
+    }
+    let parts = tokio::select! {
+        made = Parts::make(Arc::clone(&settings), &files, base, port, queue_stop.clone()) => made?,
+        () = stop.cancelled() => {
+            queue_stop.cancel();
+            front.close(limit).await;
+            return Ok(());
+        }
+    };
     check_isolation(&settings, &parts).await?;
     warn_of_shared_domain(&settings);
 
     let draining = CancellationToken::new();
-    let tables = Arc::new(Tables::new());
     let book = Arc::new(AddressBook::default());
-    let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
     let faults =
         Arc::new(Faults::holding(&settings.testing.hold).map_err(|e| AppError::Settings(e.to_string()))?);
     let pipeline = pipeline(&parts, &files, &book, &faults);
@@ -81,25 +109,32 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     actix_web::rt::spawn(listen_for_changes(parts.queue.clone(), Arc::clone(&book), background.clone()));
 
     let door = front_door(&settings, &parts, &tables, &book, &health, &draining)?;
-    let edge = edge_state(&settings, &parts, &tables)?;
-    let front_addresses: Vec<String> = listeners.front_addresses().iter().map(ToString::to_string).collect();
-    let operator_address = listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?;
-    let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
+    let operator_address = operator_socket.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?;
+    let operator = operator_server(&settings, operator_socket, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
-    wait_for_table(&tables).await;
-    let front = open_door(&settings, listeners.front, door.clone(), edge)?;
+    tokio::select! {
+        () = wait_for_table(&tables) => {}
+        () = stop.cancelled() => {}
+    }
+    surface.set(control_surface(door));
+    let front = front.open()?;
+    match early {
+        Some(early) => early.stop(false).await,
+        None => cancel_on_signal(&stop),
+    }
+    let keeper = Keeper::new(&settings, &files.routes, parts.control.store.clone(), Arc::clone(&tables));
+    tokio::spawn(keeper.keep(background.clone()));
     let url = parts.control.addresses.platform();
     let server_file = ServerFile::write(&files.data_dir, &front_addresses, &operator_address, &url)?;
     tracing::info!(url = %url, listen = %front_addresses.join(", "), operator = %operator_address,
         environment = settings.environment.as_str(), "serving");
 
     let ended = tokio::select! {
-        () = stop_signal() => Ok(()),
+        () = stop.cancelled() => Ok(()),
         () = watch(&supervisor, &server_file) => Err(AppError::SupervisorLost),
     };
     tracing::info!("stopping");
-    let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
     drain(&supervisor, limit).await;
     drop(server_file);
     if let Err(e) = parts.control.store.edge_leave(&parts.node).await {
@@ -261,7 +296,7 @@ fn trusted_proxies(settings: &Settings) -> Result<TrustedProxies, AppError> {
         .map_err(|e| AppError::Settings(format!("http.trusted_proxies: {e}")))
 }
 
-fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Result<EdgeState, AppError> {
+fn edge_state(settings: &Settings, base: &Base, tables: &Arc<Tables>) -> Result<EdgeState, AppError> {
     let domains = &settings.domains;
     let rules = HostRules::new(&domains.base, &domains.platform_hosts, &domains.reserved)
         .map_err(|e| AppError::Settings(format!("domains: {e}")))?;
@@ -269,7 +304,7 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
         tables: Arc::clone(tables),
         rules: Arc::new(rules),
         cache: Arc::new(BodyCache::new(&settings.runtime)),
-        probe_key: parts.probe_key.clone(),
+        probe_key: base.probe_key(),
         trusted_proxies: Arc::new(trusted_proxies(settings)?),
         limits: Limits {
             body_bytes: settings.http.worker_body_bytes,
@@ -282,7 +317,7 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
 async fn wait_for_table(tables: &Tables) {
     let started = tokio::time::Instant::now();
     let mut noticed = false;
-    while !tables.is_loaded() {
+    while !tables.is_of_the_record() {
         if !noticed && started.elapsed() > LOAD_NOTICE {
             noticed = true;
             tracing::warn!("the routing table is not loaded yet; serving begins when it is");
@@ -294,10 +329,15 @@ async fn wait_for_table(tables: &Tables) {
 fn open_door(
     settings: &Settings,
     listeners: Vec<std::net::TcpListener>,
-    door: Data<FrontDoor>,
     edge: EdgeState,
+    control: control::Late,
 ) -> Result<Door, AppError> {
-    let control: control::Configure = Arc::new(move |config| {
+    let listeners = listeners.into_iter().map(|socket| Listener { socket, tls: None }).collect();
+    Door::open(door_settings(settings, &edge), listeners, edge, control).map_err(AppError::Run)
+}
+
+fn control_surface(door: Data<FrontDoor>) -> control::Configure {
+    Arc::new(move |config| {
         config
             .app_data(door.clone())
             .service(
@@ -307,9 +347,7 @@ fn open_door(
                     .default_service(web::to(not_found)),
             )
             .default_service(web::to(surface::pathless));
-    });
-    let listeners = listeners.into_iter().map(|socket| Listener { socket, tls: None }).collect();
-    Door::open(door_settings(settings, &edge), listeners, edge, control).map_err(AppError::Run)
+    })
 }
 
 fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
@@ -374,6 +412,14 @@ fn operator_server(
     .workers(1)
     .disable_signals();
     Ok(server.listen(listener).map_err(AppError::Run)?.run())
+}
+
+fn cancel_on_signal(stop: &CancellationToken) {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        stop_signal().await;
+        stop.cancel();
+    });
 }
 
 async fn stop_signal() {

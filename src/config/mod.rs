@@ -50,6 +50,7 @@ pub struct Settings {
     pub log: Log,
     pub http: Http,
     pub dispatch: Dispatch,
+    pub routes: Routes,
     pub domains: Domains,
     pub security: Security,
     pub database: crate::store::Settings,
@@ -74,6 +75,12 @@ pub struct Start {
     pub notice_seconds: u64,
     pub retry_ms: u64,
     pub serve_without_broker: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {
+    pub file_seconds: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::edge::EdgeState;
 use accept::Places;
-use control::Configure;
+use control::Late;
 use thread::Worker;
 
 pub use guard::{Bounds, Patience};
@@ -53,17 +53,17 @@ impl Door {
         settings: DoorSettings,
         listeners: Vec<Listener>,
         edge: EdgeState,
-        control: Configure,
+        control: impl Into<Late>,
     ) -> std::io::Result<Door> {
         let (draining, cutting) = (CancellationToken::new(), CancellationToken::new());
-        let settings = Arc::new(settings);
+        let (settings, control) = (Arc::new(settings), control.into());
         let places = Arc::new(Places::default());
         let mut workers = Vec::with_capacity(settings.threads);
         for number in 0..settings.threads {
             let parts = thread::Parts {
                 settings: Arc::clone(&settings),
                 edge: edge.clone(),
-                control: Arc::clone(&control),
+                control: control.clone(),
                 draining: draining.clone(),
             };
             workers.push(Worker::start(number, parts, cutting.clone())?);
