@@ -17,11 +17,9 @@ use crate::app::{BASE, Folder, PATIENCE, Server, Settings, TestApp};
 use crate::failing::quick;
 use crate::parts::{Whose, all, sqlite_file};
 
-const SOON: Settings<'static> = &[
-    ("LIBRA__ROUTES__FILE_SECONDS", "1"),
-    ("LIBRA__START__RETRY_MS", "100"),
-    ("LIBRA__START__WAIT_SECONDS", "1"),
-];
+const SOON: Settings<'static> = &[("LIBRA__ROUTES__FILE_SECONDS", "1"), ("LIBRA__START__RETRY_MS", "100")];
+/// Much shorter than the database stays away.
+const IMPATIENT: Settings<'static> = &[("LIBRA__START__WAIT_SECONDS", "1")];
 const DOMAIN: &str = "www.kept.example";
 
 fn file(folder: &Folder) -> PathBuf {
@@ -145,7 +143,7 @@ async fn sites_upstreams_and_domains_are_served_by_a_start_with_the_database_awa
     let client = Client::new();
     let log = folder.path().join("early.log");
     let mut child = folder
-        .libra(&all(&[&settings, &client.settings()]))
+        .libra(&all(&[&settings, IMPATIENT, &client.settings()]))
         .arg("serve")
         .stdin(Stdio::null())
         .stderr(std::fs::File::create(&log).unwrap())
@@ -160,7 +158,7 @@ async fn sites_upstreams_and_domains_are_served_by_a_start_with_the_database_awa
     let folder = Arc::new(folder);
     let serving = tokio::task::spawn_blocking({
         let (folder, more) = (Arc::clone(&folder), client.settings());
-        let settings = all(&[&settings, &more]);
+        let settings = all(&[&settings, IMPATIENT, &more]);
         let owned: Vec<(String, String)> =
             settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         move || -> Server {

@@ -64,7 +64,7 @@ enum Out<'t> {
 #[serde(rename_all = "snake_case")]
 enum Line {
     Head(Head),
-    Worker(LiveRow),
+    Worker(Box<LiveRow>),
     Version(VersionLine),
     Host(HostLine),
     End(End),
@@ -139,7 +139,7 @@ pub fn read(path: &Path) -> io::Result<LastTable> {
                 table = Some(LastTable { epoch: head.epoch, ..LastTable::default() });
             }
             (Line::Head(_), None) => return Err(damaged("it is of another form")),
-            (Line::Worker(row), Some(table)) => table.workers.push(row),
+            (Line::Worker(row), Some(table)) => table.workers.push(*row),
             (Line::Version(row), Some(table)) => table.versions.push(row),
             (Line::Host(row), Some(table)) => table.hosts.push(row),
             (Line::End(end), Some(_)) => {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::actors::upstream_of;
 use crate::config::Settings;
@@ -23,6 +23,7 @@ pub use keeper::Keeper;
 /// Versions that one thread opens at a time.
 const BATCH: usize = 256;
 
+type Sites = Vec<(String, Arc<SiteVersion>)>;
 type Opened = HashMap<String, Arc<SiteVersion>>;
 
 /// Publishes what the file names and this disk has. Answers whether there was such a table.
@@ -101,8 +102,9 @@ async fn open_all(versions: &Arc<VersionStore>, lines: &[VersionLine]) -> Opened
         }
         let (versions, batch) = (Arc::clone(versions), batch.to_vec());
         running.spawn_blocking(move || {
-            let each = batch.into_iter().filter_map(|line| Some((open(&versions, &line)?, line.id)));
-            each.map(|(site, id)| (id, site)).collect()
+            let each =
+                batch.into_iter().filter_map(|line| open(&versions, &line).map(|site| (line.id, site)));
+            each.collect()
         });
     }
     while !running.is_empty() {
@@ -111,7 +113,7 @@ async fn open_all(versions: &Arc<VersionStore>, lines: &[VersionLine]) -> Opened
     opened
 }
 
-fn take(opened: &mut Opened, done: Option<Result<Vec<(String, Arc<SiteVersion>)>, tokio::task::JoinError>>) {
+fn take(opened: &mut Opened, done: Option<Result<Sites, JoinError>>) {
     match done {
         Some(Ok(sites)) => opened.extend(sites),
         Some(Err(e)) => tracing::error!(error = %e, "versions of the last table could not be opened"),
