@@ -6,6 +6,7 @@ mod last_table;
 mod listeners;
 mod parts;
 mod serve;
+mod signals;
 mod testing;
 mod waiting;
 

@@ -16,6 +16,7 @@ use super::files::{Files, ServerFile};
 use super::last_table::{self, Keeper};
 use super::listeners::Listeners;
 use super::parts::{Base, Parts};
+use super::signals::cancel_on_signal;
 use super::{AppError, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
@@ -412,28 +413,6 @@ fn operator_server(
     .workers(1)
     .disable_signals();
     Ok(server.listen(listener).map_err(AppError::Run)?.run())
-}
-
-fn cancel_on_signal(stop: &CancellationToken) {
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        stop_signal().await;
-        stop.cancel();
-    });
-}
-
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals can't be received; stopping");
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 async fn drain(supervisor: &actix::Addr<Supervisor>, limit: Duration) {
