@@ -9,6 +9,7 @@ use actix::prelude::*;
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::routing::CustomHost;
 use crate::store::StoreError;
+use crate::store::domains::ServedDomain;
 
 /// A changed domain is seen within this, also when the broker is away.
 const POLL: Duration = Duration::from_secs(1);
@@ -101,6 +102,15 @@ impl Handler<Look> for DomainResolver {
     }
 }
 
+/// Where a served domain leads to.
+pub fn leads_to(domain: &ServedDomain) -> CustomHost {
+    match (domain.project_active, &domain.redirect_to) {
+        (false, _) => CustomHost::Inactive,
+        (true, Some(to)) => CustomHost::Redirect(to.as_str().into()),
+        (true, None) => CustomHost::Worker(domain.worker_name.as_str().into()),
+    }
+}
+
 async fn read(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
     let store = &parts.pipeline.control.store;
     let tables = &parts.tables;
@@ -115,14 +125,7 @@ async fn read(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
         .domain_served()
         .await?
         .into_iter()
-        .map(|d| {
-            let leads_to = match (d.project_active, d.redirect_to) {
-                (false, _) => CustomHost::Inactive,
-                (true, Some(to)) => CustomHost::Redirect(to.into()),
-                (true, None) => CustomHost::Worker(d.worker_name.into()),
-            };
-            (d.hostname.into(), leads_to)
-        })
+        .map(|d| (d.hostname.as_str().into(), leads_to(&d)))
         .collect();
     for (host, to) in &served {
         if known.hosts.get(host) != Some(to) && !tables.publish_host(host, to) {

@@ -26,6 +26,8 @@ use crate::queue::Queue;
 use crate::routing::Tables;
 
 pub use book::{ActorStates, AddressBook};
+pub use domain_resolver::leads_to;
+pub use origins::upstream_of;
 pub use supervisor::{Drain, Supervisor};
 pub use worker_registry::Refresh;
 

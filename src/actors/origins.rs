@@ -4,23 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ActorParts;
+use crate::config::Settings;
 use crate::control::upstreams::{self, origin_rule};
-use crate::routing::Live;
+use crate::routing::{Live, Tables};
 use crate::runtime::upstream::{self, MayConnect, Parts, Reuse, Upstream};
 use crate::store::upstreams::UpstreamRow;
 
 /// The upstream of `worker`, with its origins watched.
-pub fn upstream_of(parts: &ActorParts, worker: &str, row: &UpstreamRow) -> Arc<Upstream> {
+pub fn upstream_of(settings: &Settings, tables: &Tables, worker: &str, row: &UpstreamRow) -> Arc<Upstream> {
     // Each change of a registration has an epoch of its own; two may share a millisecond.
     let key = format!("{}.{}", row.id, row.route_epoch);
-    if let Some(route) = parts.tables.worker(worker)
+    if let Some(route) = tables.worker(worker)
         && let Live::Upstream(known) = &route.live
         && known.key() == key
     {
         return Arc::clone(known);
     }
-    let settings = &parts.pipeline.control.settings;
     let registered = upstreams::Upstream::of(row, &settings.upstream.policy());
     let rule = origin_rule(settings);
     // Judged again: the operator may have narrowed the rule since.

@@ -216,7 +216,8 @@ async fn live_of(
 ) -> Result<Live, String> {
     // What the operator registered wins over what was deployed.
     if let Some(upstream) = &row.upstream {
-        return Ok(Live::Upstream(upstream_of(parts, &row.worker_name, upstream)));
+        let settings = &parts.pipeline.control.settings;
+        return Ok(Live::Upstream(upstream_of(settings, &parts.tables, &row.worker_name, upstream)));
     }
     let Some(id) = &row.version_id else { return Ok(Live::Nothing) };
     let live = site_of(parts, loaded, row, id).await?;

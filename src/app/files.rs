@@ -17,6 +17,8 @@ pub struct Files {
     pub database: PathBuf,
     pub blobs: PathBuf,
     pub edge: PathBuf,
+    /// The last table.
+    pub routes: PathBuf,
     pub scratch: PathBuf,
     pub sandbox: PathBuf,
     pub mirror: PathBuf,
@@ -51,6 +53,7 @@ impl Files {
             database: beneath("database")?.join("libra.db"),
             blobs: beneath("blobs")?,
             edge: beneath("edge")?,
+            routes: data_dir.join("edge/routes.jsonl"),
             scratch: beneath("scratch")?,
             sandbox: beneath("sandbox")?,
             mirror: match settings.mirror_dir.as_os_str().is_empty() {

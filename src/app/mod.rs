@@ -1,11 +1,14 @@
 //! The composition root: the one place where the parts are put together, started and stopped.
 
+mod early;
 mod files;
 mod https;
+mod last_table;
 mod listeners;
 mod parts;
 mod seeing;
 mod serve;
+mod signals;
 mod testing;
 mod waiting;
 

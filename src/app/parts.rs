@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::AppError;
 use super::files::Files;
-use super::listeners::Listeners;
 use super::waiting;
 use crate::blobs::Blobs;
 use crate::config::{Environment, Settings};
@@ -40,9 +39,36 @@ pub struct Parts {
     pub toolchain: Arc<Toolchain>,
     pub versions: Arc<VersionStore>,
     pub prober: Arc<Prober>,
-    pub probe_key: ProbeKey,
     /// This process, as lease owner and edge.
     pub node: String,
+}
+
+/// What is made from settings and disk alone; enough to serve the last table.
+pub struct Base {
+    pub sealer: Sealer,
+    pub versions: Arc<VersionStore>,
+    pub tls: Arc<Tls>,
+    /// Whether Workers are served by the table that an earlier run kept.
+    pub last_table: bool,
+}
+
+impl Base {
+    pub fn make(settings: &Settings, files: &Files) -> Result<Self, AppError> {
+        let set = &settings.security.secret_key;
+        let secret = match settings.environment {
+            Environment::Development if set.expose_secret().is_empty() => {
+                development_secret(&files.data_dir)?
+            }
+            Environment::Production | Environment::Development => set.clone(),
+        };
+        let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
+        let tls = Arc::new(Tls::open(&settings.tls));
+        Ok(Self { sealer: Sealer::new(secret), versions, tls, last_table: false })
+    }
+
+    pub fn probe_key(&self) -> ProbeKey {
+        ProbeKey::new(self.sealer.derive("edge-probe").expose_secret())
+    }
 }
 
 /// Opens the database of these settings, with its schema up to date.
@@ -58,17 +84,14 @@ impl Parts {
     pub async fn make(
         settings: Arc<Settings>,
         files: &Files,
-        listeners: &Listeners,
+        base: Base,
+        port: u16,
         stop: CancellationToken,
     ) -> Result<Self, AppError> {
-        let store = waiting::database(&settings, || open_store(&settings, files)).await?;
-        let secret = match settings.environment {
-            Environment::Production => settings.security.secret_key.clone(),
-            Environment::Development if !settings.security.secret_key.expose_secret().is_empty() => {
-                settings.security.secret_key.clone()
-            }
-            Environment::Development => development_secret(&files.data_dir)?,
-        };
+        let probe_key = base.probe_key();
+        let Base { sealer, versions, tls, last_table } = base;
+        let open = || open_store(&settings, files);
+        let store = waiting::database(&settings, &files.database, last_table, open).await?;
         match settings.environment {
             Environment::Development => {
                 let _alone = start_lock(files)?;
@@ -76,12 +99,9 @@ impl Parts {
             }
             Environment::Production => refuse_bootstrap(&store).await?,
         }
-        let sealer = Sealer::new(secret);
-        let probe_secret = sealer.derive("edge-probe");
-        let port = listeners.front_addresses().first().map_or(80, |a| a.port());
         let addresses = Addresses::new(&settings.domains.base, &settings.domains.public_url, port);
         let blobs = Blobs::open(&settings.blobs, &files.blobs)?;
-        waiting::blobs(&settings, &blobs).await?;
+        waiting::blobs(&settings, last_table, &blobs).await?;
         let paths = QueuePaths {
             data_dir: files.data_dir.clone(),
             tools_dir: files.tools_dir.clone(),
@@ -92,12 +112,10 @@ impl Parts {
         let installation = installation(&sealer);
         let sandboxes = Arc::new(Providers::open(&settings.sandbox, sandbox_paths(files), &installation)?);
         let toolchain = Arc::new(toolchain(&settings, files)?);
-        let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
         let timeout = Duration::from_millis(settings.pipeline.probe_timeout_ms);
-        let prober = Prober::new(ProbeKey::new(probe_secret.expose_secret()), timeout)
+        let prober = Prober::new(probe_key, timeout)
             .map_err(|e| AppError::Make { what: "the probe's HTTP client", source: e.into() })?;
         let dns = Dns::new(&settings.domains.dns);
-        let tls = Arc::new(Tls::open(&settings.tls));
         let issuers = issuers(&settings)?;
         let control = Control {
             settings,
@@ -120,7 +138,6 @@ impl Parts {
             toolchain,
             versions,
             prober: Arc::new(prober),
-            probe_key: ProbeKey::new(probe_secret.expose_secret()),
             node: crate::domain::id::random(),
         })
     }

@@ -12,10 +12,13 @@ use actix_web::{App, HttpResponse, HttpServer};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::early::{self, Front};
 use super::files::{Files, Places, ServerFile};
 use super::https::{listeners_of, secure};
+use super::last_table::{self, Keeper};
 use super::listeners::Listeners;
-use super::parts::Parts;
+use super::parts::{Base, Parts};
+use super::signals::cancel_on_signal;
 use super::{AppError, seeing, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
@@ -53,15 +56,50 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let settings = Arc::new(settings);
     let listeners = Listeners::bind(&settings)?;
     let files = Files::prepare(&settings)?;
-    let queue_stop = CancellationToken::new();
-    let parts = Parts::make(Arc::clone(&settings), &files, &listeners, queue_stop.clone()).await?;
+    let mut base = Base::make(&settings, &files)?;
+    let tables = Arc::new(Tables::new());
+    base.last_table = last_table::publish(&settings, &files.routes, &base.versions, &tables).await;
+    let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
+    let shown = |addresses: Vec<std::net::SocketAddr>| addresses.iter().map(ToString::to_string).collect();
+    let places = Places {
+        front: shown(listeners.front_addresses()),
+        secure: shown(listeners.secure_addresses()),
+        operator: listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?,
+    };
+    let port = listeners.front_addresses().first().map_or(80, |a| a.port());
+    let surface = control::Late::default();
+    let (observer, writing) = seeing::observer(&settings, &files)?;
+    let edge = edge_state(&settings, &base, &tables)?;
+    let forgetting = tokio::spawn(forget(Arc::clone(&edge.rates)));
+    let Listeners { front: plain, secure, operator: operator_socket } = listeners;
+    let sockets = listeners_of(plain, secure, &base.tls)?;
+    let mut front = Front::shut({
+        let (settings, edge) = (Arc::clone(&settings), edge.clone());
+        let (surface, observer) = (surface.clone(), observer.clone());
+        move || open_door(&settings, sockets, edge, surface, &observer)
+    });
+    let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
+    let (stop, queue_stop) = (CancellationToken::new(), CancellationToken::new());
+    // Workers are served from here on if there is a last table; whatever follows may wait for the database.
+    let mut early = None;
+    if base.last_table {
+        front = front.open()?;
+        early = Some(early::operator(&operator_socket, &tables)?);
+        cancel_on_signal(&stop);
+    }
+    let parts = tokio::select! {
+        made = Parts::make(Arc::clone(&settings), &files, base, port, queue_stop.clone()) => made?,
+        () = stop.cancelled() => {
+            queue_stop.cancel();
+            front.close(limit).await;
+            return Ok(());
+        }
+    };
     check_isolation(&settings, &parts).await?;
     warn_of_shared_domain(&settings);
 
     let draining = CancellationToken::new();
-    let tables = Arc::new(Tables::new());
     let book = Arc::new(AddressBook::default());
-    let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
     let faults =
         Arc::new(Faults::holding(&settings.testing.hold).map_err(|e| AppError::Settings(e.to_string()))?);
     let pipeline = pipeline(&parts, &files, &book, &faults);
@@ -87,36 +125,35 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     // Event streams stay on the thread that made them.
     actix_web::rt::spawn(listen_for_changes(parts.queue.clone(), Arc::clone(&book), background.clone()));
 
-    let (observer, writing) = seeing::observer(&settings, &files)?;
-    let edge = edge_state(&settings, &parts, &tables)?;
-    let forgetting = tokio::spawn(forget(Arc::clone(&edge.rates)));
-    let shown = |addresses: Vec<std::net::SocketAddr>| addresses.iter().map(ToString::to_string).collect();
-    let places = Places {
-        front: shown(listeners.front_addresses()),
-        secure: shown(listeners.secure_addresses()),
-        operator: listeners.operator.local_addr().map(|a| a.to_string()).map_err(AppError::Run)?,
-    };
-    let front_listeners = listeners_of(listeners.front, listeners.secure, &parts)?;
     let metrics = Metrics::new(&observer, &tables);
     let door = front_door(&settings, &parts, &edge, metrics, &book, &health, &draining)?;
-    let operator = operator_server(&settings, listeners.operator, door.clone(), faults)?;
+    let operator = operator_server(&settings, operator_socket, door.clone(), faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
-    wait_for_table(&tables).await;
-    let front = open_door(&settings, front_listeners, door.clone(), edge, &observer)?;
+    tokio::select! {
+        () = wait_for_table(&tables) => {}
+        () = stop.cancelled() => {}
+    }
+    surface.set(control_surface(door));
+    let front = front.open()?;
     // The access log ends with the last thread that writes to it.
     drop(observer);
+    match early {
+        Some(early) => early.stop(false).await,
+        None => cancel_on_signal(&stop),
+    }
+    let keeper = Keeper::new(&settings, &files.routes, parts.control.store.clone(), Arc::clone(&tables));
+    tokio::spawn(keeper.keep(background.clone()));
     let url = parts.control.addresses.platform();
     let server_file = ServerFile::write(&files.data_dir, &places, &url)?;
     tracing::info!(url = %url, listen = %places.front.join(", "), tls = %places.secure.join(", "), operator = %places.operator,
         environment = settings.environment.as_str(), "serving");
 
     let ended = tokio::select! {
-        () = stop_signal() => Ok(()),
+        () = stop.cancelled() => Ok(()),
         () = watch(&supervisor, &server_file) => Err(AppError::SupervisorLost),
     };
     tracing::info!("stopping");
-    let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
     drain(&supervisor, limit).await;
     drop(server_file);
     if let Err(e) = parts.control.store.edge_leave(&parts.node).await {
@@ -285,7 +322,7 @@ fn trusted_proxies(settings: &Settings) -> Result<TrustedProxies, AppError> {
         .map_err(|e| AppError::Settings(format!("http.trusted_proxies: {e}")))
 }
 
-fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Result<EdgeState, AppError> {
+fn edge_state(settings: &Settings, base: &Base, tables: &Arc<Tables>) -> Result<EdgeState, AppError> {
     let domains = &settings.domains;
     let rules = HostRules::new(&domains.base, &domains.platform_hosts, &domains.reserved)
         .map_err(|e| AppError::Settings(format!("domains: {e}")))?;
@@ -293,14 +330,14 @@ fn edge_state(settings: &Settings, parts: &Parts, tables: &Arc<Tables>) -> Resul
         tables: Arc::clone(tables),
         rules: Arc::new(rules),
         cache: Arc::new(BodyCache::new(&settings.runtime)),
-        probe_key: parts.probe_key.clone(),
+        probe_key: base.probe_key(),
         trusted_proxies: Arc::new(trusted_proxies(settings)?),
         limits: Limits {
             body_bytes: settings.http.worker_body_bytes,
             path_routing: settings.dispatch.path_routing,
             socket_jitter: SOCKET_JITTER,
         },
-        secure: Arc::new(secure(settings, parts)),
+        secure: Arc::new(secure(settings, &base.tls)),
         rates: Arc::new(Rates::new(rate_settings(settings))),
         stopping: CancellationToken::new(),
         refuse: problem::refuse,
@@ -323,7 +360,7 @@ fn rate_settings(settings: &Settings) -> RateSettings {
 async fn wait_for_table(tables: &Tables) {
     let started = tokio::time::Instant::now();
     let mut noticed = false;
-    while !tables.is_loaded() {
+    while !tables.is_of_the_record() {
         if !noticed && started.elapsed() > LOAD_NOTICE {
             noticed = true;
             tracing::warn!("the routing table is not loaded yet; serving begins when it is");
@@ -335,11 +372,15 @@ async fn wait_for_table(tables: &Tables) {
 fn open_door(
     settings: &Settings,
     listeners: Vec<Listener>,
-    door: Data<FrontDoor>,
     edge: EdgeState,
+    control: control::Late,
     observer: &Observer,
 ) -> Result<Door, AppError> {
-    let control: control::Configure = Arc::new(move |config| {
+    Door::open(door_settings(settings, &edge), listeners, edge, control, observer).map_err(AppError::Run)
+}
+
+fn control_surface(door: Data<FrontDoor>) -> control::Configure {
+    Arc::new(move |config| {
         config
             .app_data(door.clone())
             .service(
@@ -349,8 +390,7 @@ fn open_door(
                     .default_service(web::to(not_found)),
             )
             .default_service(web::to(surface::pathless));
-    });
-    Door::open(door_settings(settings, &edge), listeners, edge, control, observer).map_err(AppError::Run)
+    })
 }
 
 fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
@@ -416,20 +456,6 @@ fn operator_server(
     .workers(1)
     .disable_signals();
     Ok(server.listen(listener).map_err(AppError::Run)?.run())
-}
-
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals can't be received; stopping");
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 async fn drain(supervisor: &actix::Addr<Supervisor>, limit: Duration) {

@@ -4,6 +4,7 @@
 //! Parts of this machine (the SQLite file, the folder of blobs, our own `nats-server`) are not waited for.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -35,10 +36,14 @@ struct Patience {
     pause: Duration,
 }
 
+/// Longer than any server runs.
+const ENDLESS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 impl Patience {
-    fn of(start: &Start) -> Self {
+    /// While the last table is served, ending the server would help nobody.
+    fn of(start: &Start, last_table: bool) -> Self {
         Self {
-            limit: Duration::from_secs(start.wait_seconds),
+            limit: if last_table { ENDLESS } else { Duration::from_secs(start.wait_seconds) },
             notice: Duration::from_secs(start.notice_seconds),
             pause: Duration::from_millis(start.retry_ms),
         }
@@ -54,23 +59,38 @@ enum Tried<T> {
     Hopeless(AppError),
 }
 
-/// The database, with its schema up to date.
+const GONE: &str = "the database's file is gone while the sites it named are served: put it back, or remove \
+                    edge/routes.jsonl to begin with an empty one";
+
+/// The database, with its schema up to date. `last_table`: Workers are served meanwhile.
 ///
 /// # Errors
 /// [`AppError::Away`] when the time is over; or at once, what no waiting mends.
-pub async fn database<F>(settings: &Settings, open: impl Fn() -> F) -> Result<Store, AppError>
+pub async fn database<F>(
+    settings: &Settings,
+    default_file: &Path,
+    last_table: bool,
+    open: impl Fn() -> F,
+) -> Result<Store, AppError>
 where
     F: Future<Output = Result<Store, AppError>>,
 {
     let url = settings.database.url.expose_secret();
-    if url.is_empty() || url.starts_with("sqlite:") {
+    let here = url.is_empty() || url.starts_with("sqlite:");
+    if here && !last_table {
         return open().await;
     }
-    let part = Part { name: "database", address: shown(url), key: "database.url" };
-    until_there(&part, Patience::of(&settings.start), || async {
+    let address = if here { "this machine's SQLite file".into() } else { shown(url) };
+    let part = Part { name: "database", address, key: "database.url" };
+    until_there(&part, Patience::of(&settings.start, last_table), || async {
+        if url.is_empty() && last_table && !default_file.exists() {
+            // An empty record made in its place would take every site down.
+            return Tried::Away(GONE.into());
+        }
         match open().await {
             Ok(store) => Tried::There(store),
             Err(AppError::Store(e @ StoreError::Unavailable(_))) => Tried::Away(e.into()),
+            Err(AppError::Store(e)) if last_table && e.may_pass() => Tried::Away(e.into()),
             Err(e) => Tried::Hopeless(e),
         }
     })
@@ -81,12 +101,12 @@ where
 ///
 /// # Errors
 /// As [`database`].
-pub async fn blobs(settings: &Settings, blobs: &Blobs) -> Result<(), AppError> {
+pub async fn blobs(settings: &Settings, last_table: bool, blobs: &Blobs) -> Result<(), AppError> {
     if !settings.blobs.is_remote() {
         return Ok(());
     }
     let part = Part { name: "blob store", address: settings.blobs.shown(), key: "blobs.url" };
-    until_there(&part, Patience::of(&settings.start), || async {
+    until_there(&part, Patience::of(&settings.start, last_table), || async {
         match blobs.probe().await {
             Ok(()) => Tried::There(()),
             // Cut off or gone between two of our own requests: no store that works does that for long.
@@ -109,7 +129,7 @@ pub async fn broker(settings: &Settings, queue: &Queue, store: &Store) -> Result
         return Ok(());
     }
     let start = &settings.start;
-    let patience = Patience::of(start);
+    let patience = Patience::of(start, false);
     let part = Part { name: "broker", address: settings.nats.url.masked(), key: "nats.url" };
     let can_serve = start.serve_without_broker
         && store.route_changes(0).await?.live.iter().any(|site| site.version_id.is_some());
@@ -192,7 +212,8 @@ fn say(part: &Part, left: Duration, error: &(dyn Error + Send + Sync + 'static))
     tracing::warn!(
         part = part.name,
         address = %part.address,
-        waiting_seconds = left.as_secs_f64().ceil(),
+        // Absent: without end.
+        waiting_seconds = (left < ENDLESS / 2).then(|| left.as_secs_f64().ceil()),
         error = %chain(error),
         "a part is away; waiting for it"
     );

@@ -45,6 +45,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     demand(url_ok, "domains.public_url", "must be empty or an http:// or https:// address");
     demand(s.start.wait_seconds <= 3600, "start.wait_seconds", "must be 0 to 3600");
     demand(s.start.notice_seconds >= 1, "start.notice_seconds", "must be at least 1");
+    demand((1..=3600).contains(&s.routes.file_seconds), "routes.file_seconds", "must be 1 to 3600");
     demand(s.start.retry_ms >= 10, "start.retry_ms", "must be at least 10");
     demand((1..=64).contains(&s.pipeline.concurrency), "pipeline.concurrency", "must be 1 to 64");
     demand(s.pipeline.heartbeat_seconds >= 1, "pipeline.heartbeat_seconds", "must be at least 1");

@@ -52,6 +52,7 @@ pub struct Settings {
     pub log: Log,
     pub http: Http,
     pub dispatch: Dispatch,
+    pub routes: Routes,
     pub domains: Domains,
     pub tls: crate::tls::Settings,
     pub security: Security,
@@ -77,6 +78,12 @@ pub struct Start {
     pub notice_seconds: u64,
     pub retry_ms: u64,
     pub serve_without_broker: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routes {
+    pub file_seconds: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

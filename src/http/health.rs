@@ -371,10 +371,24 @@ pub async fn livez() -> HttpResponse {
     responses((status = 200, description = "Ready", content_type = "text/plain", body = String),
         (status = 503, description = "Not ready", content_type = "text/plain", body = String)))]
 pub async fn readyz(door: Data<FrontDoor>) -> HttpResponse {
-    let ready = door.tables.is_loaded() && !door.draining.is_cancelled();
+    readiness(door.tables.is_loaded() && !door.draining.is_cancelled())
+}
+
+fn readiness(ready: bool) -> HttpResponse {
     let (status, text) =
         if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") };
     HttpResponse::build(status).content_type("text/plain; charset=utf-8").body(text)
+}
+
+/// What the operator's listener answers while the control surface waits for its database.
+pub fn early_routes(config: &mut ServiceConfig) {
+    config
+        .service(resource("/livez", vec![(Method::GET, read().to(livez))]))
+        .service(resource("/readyz", vec![(Method::GET, read().to(early_readyz))]));
+}
+
+async fn early_readyz(tables: Data<Tables>) -> HttpResponse {
+    readiness(tables.is_loaded())
 }
 
 fn status_of(word: &str) -> StatusCode {

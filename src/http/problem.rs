@@ -270,7 +270,7 @@ impl From<EdgeRefusal> for Problem {
                 let next = "The project is inactive or has nothing deployed yet.";
                 Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", "Custom domain configuration invalid", next)
             }
-            EdgeRefusal::TableNotLoaded => Self::database(),
+            EdgeRefusal::TableNotLoaded | EdgeRefusal::ControlAway => Self::database(),
             EdgeRefusal::FileNotFound => {
                 Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Not found", "This site has no such page.")
             }

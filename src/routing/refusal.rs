@@ -22,6 +22,9 @@ pub enum EdgeRefusal {
     /// No table was loaded since the start and what it is made from can't be reached.
     #[error("the routes are not loaded yet")]
     TableNotLoaded,
+    /// Workers are served by the last table; the control surface waits for its database.
+    #[error("the control surface is not there yet")]
+    ControlAway,
     #[error("the site has no such file")]
     FileNotFound,
     #[error("a static site answers GET and HEAD only")]

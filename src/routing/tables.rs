@@ -118,6 +118,8 @@ pub struct Tables {
     epoch: AtomicU64,
     workers_loaded: AtomicBool,
     hosts_loaded: AtomicBool,
+    /// Both hold the table that an earlier run of this server kept, until the record is read.
+    last_loaded: AtomicBool,
 }
 
 impl Tables {
@@ -213,8 +215,18 @@ impl Tables {
         self.hosts_loaded.store(true, Ordering::Release);
     }
 
+    /// What an earlier run kept is in place; what it has of epoch 0 gives way to whatever the record says.
+    pub fn last_is_loaded(&self) {
+        self.last_loaded.store(true, Ordering::Release);
+    }
+
     /// Half of `/readyz`: both tables were loaded once.
     pub fn is_loaded(&self) -> bool {
+        self.last_loaded.load(Ordering::Acquire) || self.is_of_the_record()
+    }
+
+    /// Both tables were read from the record since the start.
+    pub fn is_of_the_record(&self) -> bool {
         self.workers_loaded.load(Ordering::Acquire) && self.hosts_loaded.load(Ordering::Acquire)
     }
 
@@ -239,7 +251,7 @@ impl Tables {
 
     /// `label` is a Worker's name or a preview's label.
     pub fn resolve_label(&self, rules: &HostRules, label: &str) -> Result<Resolved, EdgeRefusal> {
-        if !self.workers_loaded.load(Ordering::Acquire) {
+        if !self.workers_loaded.load(Ordering::Acquire) && !self.last_loaded.load(Ordering::Acquire) {
             return Err(EdgeRefusal::TableNotLoaded);
         }
         // Read first: what is published after it may be newer than this epoch, never older.
@@ -379,6 +391,21 @@ mod tests {
         assert_eq!(ask(&tables, "blog.libra.localhost"), Ok("seven".to_owned()));
         assert_eq!(publish(&tables, 7, Some(version("again"))), Published::Current);
         assert_eq!(tables.epoch(), 7);
+    }
+
+    #[test]
+    fn the_last_table_serves_until_the_record_says_otherwise() {
+        let tables = Tables::new();
+        tables.publish_worker(route(0, Some(version("kept"))));
+        tables.publish_host("www.example.com", &CustomHost::Worker("blog".into()));
+        tables.last_is_loaded();
+        assert!(tables.is_loaded() && !tables.is_of_the_record());
+        assert_eq!(ask(&tables, "blog.libra.localhost"), Ok("kept".to_owned()));
+        assert_eq!(ask(&tables, "www.example.com"), Ok("kept".to_owned()));
+        publish(&tables, 1, Some(version("recorded")));
+        tables.hosts_are_loaded();
+        assert!(tables.is_of_the_record());
+        assert_eq!(ask(&tables, "www.example.com"), Ok("recorded".to_owned()));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::domain::OrgScope;
 
 pub use entity::version::Model as VersionRow;
 
-/// One Worker and what is live on it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One Worker and what is live on it. Also kept in a file: a field that is added needs a default there.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LiveRow {
     pub project_id: String,
     pub org_id: String,
@@ -30,7 +30,7 @@ pub struct LiveRow {
 }
 
 /// A version that shares the Worker's clients with the live one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SplitRow {
     pub version_id: String,
     /// Of a hundred clients, so many get it: 1 to 99.

@@ -11,8 +11,8 @@ use super::routes::next_epoch;
 use super::{Store, StoreError, clock};
 use crate::domain::{OrgScope, ProjectId, id};
 
-/// An upstream that serves its project's Worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An upstream that serves its project's Worker. Also kept in a file, as `LiveRow` is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct UpstreamRow {
     pub id: String,
     pub project_id: String,

@@ -45,6 +45,7 @@ mod egress;
 mod front_door;
 mod idempotency;
 mod kills;
+mod last_table;
 mod migrate;
 mod openapi;
 mod racing;

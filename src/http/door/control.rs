@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use actix_http::error::PayloadError;
@@ -22,6 +22,28 @@ use crate::http::edge::{Body, Connection, RequestBody, RequestId, request_id};
 
 /// Puts the routes in place; called once for each thread.
 pub type Configure = Arc<dyn Fn(&mut ServiceConfig) + Send + Sync>;
+
+/// Routes that may come later than the first request: Workers are served before the parts of the control
+/// surface are there.
+#[derive(Clone, Default)]
+pub struct Late(Arc<OnceLock<Configure>>);
+
+impl Late {
+    /// The routes are there. Only the first call counts.
+    pub fn set(&self, configure: Configure) {
+        drop(self.0.set(configure));
+    }
+
+    pub(super) fn get(&self) -> Option<&Configure> {
+        self.0.get()
+    }
+}
+
+impl<F: Fn(&mut ServiceConfig) + Send + Sync + 'static> From<Arc<F>> for Late {
+    fn from(configure: Arc<F>) -> Self {
+        Self(Arc::new(OnceLock::from(configure as Configure)))
+    }
+}
 
 type Answered = Pin<Box<dyn Future<Output = Result<ServiceResponse<BoxBody>, actix_web::Error>>>>;
 

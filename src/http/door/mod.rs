@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::http::edge::EdgeState;
 use crate::http::seen::Observer;
 use accept::Places;
-use control::Configure;
+use control::Late;
 use thread::Worker;
 
 pub use guard::{Bounds, Patience};
@@ -56,19 +56,19 @@ impl Door {
         settings: DoorSettings,
         listeners: Vec<Listener>,
         edge: EdgeState,
-        control: Configure,
+        control: impl Into<Late>,
         observer: &Observer,
     ) -> std::io::Result<Door> {
         // Sockets that are tunnels hear of it by the edge's own token.
         let (draining, cutting) = (edge.stopping.clone(), CancellationToken::new());
-        let settings = Arc::new(settings);
+        let (settings, control) = (Arc::new(settings), control.into());
         let places = Arc::new(Places::default());
         let mut workers = Vec::with_capacity(settings.threads);
         for number in 0..settings.threads {
             let parts = thread::Parts {
                 settings: Arc::clone(&settings),
                 edge: edge.clone(),
-                control: Arc::clone(&control),
+                control: control.clone(),
                 draining: draining.clone(),
                 seat: observer.seat(number),
             };

@@ -1,7 +1,7 @@
 //! Owns one serving thread: a runtime of its own, its connections, and what they share without a lock.
 //! Never shares a connection with another thread.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
+use tokio::sync::OnceCell;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::accept;
-use super::control::{Configure, ControlSurface};
+use super::control::{ControlSurface, Late};
 use super::guard::{Findings, Open};
 use super::{Accepted, DoorSettings, connection};
 use crate::http::edge::body::Watcher;
@@ -29,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Parts {
     pub settings: Arc<DoorSettings>,
     pub edge: EdgeState,
-    pub control: Configure,
+    pub control: Late,
     pub draining: CancellationToken,
     pub seat: Seat,
 }
@@ -47,7 +48,7 @@ pub struct Shared {
     pub edge: EdgeState,
     pub draining: CancellationToken,
     pub seen: Rc<Seen>,
-    configure: Configure,
+    configure: Late,
     control: OnceCell<ControlSurface>,
     requests: Cell<usize>,
 }
@@ -60,7 +61,8 @@ impl Worker {
             let local = tokio::task::LocalSet::new();
             let serving = local.run_until(async move {
                 let shared = Rc::new(Shared::new(parts));
-                shared.make_control().await;
+                // Where the routes are there already, so that no request waits for it.
+                drop(shared.control().await);
                 tokio::task::spawn_local(flush(Rc::clone(&shared.seen)));
                 let taking = async {
                     while let Some(accepted) = receiver.recv().await {
@@ -110,11 +112,14 @@ impl Shared {
         }
     }
 
-    async fn make_control(&self) {
-        match ControlSurface::make(Arc::clone(&self.configure)).await {
-            Ok(surface) => drop(self.control.set(surface)),
-            Err(()) => tracing::error!("this thread has no control surface; it serves Workers only"),
-        }
+    /// This thread's application, made when its routes are there.
+    async fn control(&self) -> Result<&ControlSurface, EdgeRefusal> {
+        let configure = self.configure.get().ok_or(EdgeRefusal::ControlAway)?;
+        let made = self.control.get_or_try_init(|| ControlSurface::make(Arc::clone(configure))).await;
+        made.map_err(|()| {
+            tracing::error!("this thread has no control surface; it serves Workers only");
+            EdgeRefusal::Saturated
+        })
     }
 
     /// Answers one request.
@@ -135,9 +140,9 @@ impl Shared {
         let response =
             match edge::serve(request, connection, bad, &self.edge, too_many, &mut held.watch.facts).await {
                 Outcome::Answered(response) => response,
-                Outcome::Platform(request, id) => match self.control.get() {
-                    Some(control) => control.call(request, &id, connection).await,
-                    None => (self.edge.refuse)(&id, false, EdgeRefusal::Saturated).map(Body::bytes),
+                Outcome::Platform(request, id) => match self.control().await {
+                    Ok(control) => control.call(request, &id, connection).await,
+                    Err(refusal) => (self.edge.refuse)(&id, false, refusal).map(Body::bytes),
                 },
             };
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {

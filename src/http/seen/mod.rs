@@ -18,7 +18,7 @@ pub use watch::Watch;
 pub use writer::{AccessLog, AccessLogSettings, Writing};
 
 /// What all serving threads are seen with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Observer {
     pub threads: Vec<Arc<Counters>>,
     /// `None`: no access log is written.
