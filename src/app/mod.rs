@@ -2,6 +2,7 @@
 
 mod early;
 mod files;
+mod front;
 mod https;
 mod last_table;
 mod listeners;

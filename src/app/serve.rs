@@ -1,6 +1,5 @@
 //! `libra serve`: start, run until a signal, stop in order.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::early::{self, Front};
 use super::files::{Files, Places, ServerFile};
-use super::https::{listeners_of, secure};
+use super::front::{control_surface, edge_state, open_door};
+use super::https::listeners_of;
 use super::last_table::{self, Keeper};
 use super::listeners::Listeners;
 use super::parts::{Base, Parts};
@@ -23,19 +23,17 @@ use super::{AppError, seeing, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
-use crate::http::door::{Bounds, Door, DoorSettings, Http2, Listener, Patience, control};
-use crate::http::edge::rates::{Rate, RateSettings, forget};
-use crate::http::edge::{EdgeState, Limits, Rates, TrustedProxies};
+use crate::http::door::control;
+use crate::http::edge::rates::forget;
+use crate::http::edge::EdgeState;
 use crate::http::health::{Health, Probed};
 use crate::http::problem::Problem;
-use crate::http::seen::Observer;
 use crate::http::seen::metrics::{self, Metrics};
 use crate::http::stream_places::StreamPlaces;
-use crate::http::{FrontDoor, api, health, openapi, problem, surface};
+use crate::http::{FrontDoor, health, openapi, surface};
 use crate::pipeline::{Faults, Pipeline, RefreshRoutes};
 use crate::queue::{Queue, ROUTES_CHANGED};
-use crate::routing::{HostRules, Tables};
-use crate::runtime::BodyCache;
+use crate::routing::Tables;
 
 /// The table is loaded within this, or the server says so and waits on.
 const LOAD_NOTICE: Duration = Duration::from_secs(10);
@@ -43,8 +41,6 @@ const LOAD_NOTICE: Duration = Duration::from_secs(10);
 const LOAD_LOOK: Duration = Duration::from_millis(10);
 /// Between two looks at whether the supervisor lives.
 const SUPERVISOR_LOOK: Duration = Duration::from_secs(1);
-/// At a stop, sockets are closed within this; half of the least time that a stop may take.
-const SOCKET_JITTER: Duration = Duration::from_secs(2);
 /// One refresh of the routes, installing a version included.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -317,46 +313,6 @@ fn front_door(
     }))
 }
 
-fn trusted_proxies(settings: &Settings) -> Result<TrustedProxies, AppError> {
-    TrustedProxies::parse(&settings.http.trusted_proxies)
-        .map_err(|e| AppError::Settings(format!("http.trusted_proxies: {e}")))
-}
-
-fn edge_state(settings: &Settings, base: &Base, tables: &Arc<Tables>) -> Result<EdgeState, AppError> {
-    let domains = &settings.domains;
-    let rules = HostRules::new(&domains.base, &domains.platform_hosts, &domains.reserved)
-        .map_err(|e| AppError::Settings(format!("domains: {e}")))?;
-    Ok(EdgeState {
-        tables: Arc::clone(tables),
-        rules: Arc::new(rules),
-        cache: Arc::new(BodyCache::new(&settings.runtime)),
-        probe_key: base.probe_key(),
-        trusted_proxies: Arc::new(trusted_proxies(settings)?),
-        limits: Limits {
-            body_bytes: settings.http.worker_body_bytes,
-            path_routing: settings.dispatch.path_routing,
-            socket_jitter: SOCKET_JITTER,
-        },
-        secure: Arc::new(secure(settings, &base.tls)),
-        rates: Arc::new(Rates::new(rate_settings(settings))),
-        stopping: CancellationToken::new(),
-        refuse: problem::refuse,
-    })
-}
-
-fn rate_settings(settings: &Settings) -> RateSettings {
-    let rates = &settings.http.rates;
-    let rate = |per_second, burst| {
-        Some(Rate { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
-    };
-    RateSettings {
-        client: rate(rates.client_per_second, rates.client_burst),
-        worker: rate(rates.worker_per_second, rates.worker_burst),
-        exempt: rates.exempt.clone(),
-        remembered: rates.remembered,
-    }
-}
-
 async fn wait_for_table(tables: &Tables) {
     let started = tokio::time::Instant::now();
     let mut noticed = false;
@@ -369,62 +325,7 @@ async fn wait_for_table(tables: &Tables) {
     }
 }
 
-fn open_door(
-    settings: &Settings,
-    listeners: Vec<Listener>,
-    edge: EdgeState,
-    control: control::Late,
-    observer: &Observer,
-) -> Result<Door, AppError> {
-    Door::open(door_settings(settings, &edge), listeners, edge, control, observer).map_err(AppError::Run)
-}
-
-fn control_surface(door: Data<FrontDoor>) -> control::Configure {
-    Arc::new(move |config| {
-        config
-            .app_data(door.clone())
-            .service(
-                web::scope("")
-                    .wrap(from_fn(surface::wrap))
-                    .configure(api::routes)
-                    .default_service(web::to(not_found)),
-            )
-            .default_service(web::to(surface::pathless));
-    })
-}
-
-fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
-    let http = &settings.http;
-    DoorSettings {
-        threads: http.threads(),
-        bounds: Bounds {
-            head_bytes: http.header_bytes,
-            patience: Patience {
-                head: Duration::from_millis(http.header_timeout_ms),
-                keep_alive: Duration::from_secs(http.keep_alive_seconds),
-                stream: Duration::from_secs(http.stream_idle_seconds),
-                linger: Duration::from_millis(http.linger_ms),
-            },
-        },
-        tls_handshake: Duration::from_millis(http.tls_handshake_ms),
-        connections: http.max_connections,
-        connections_of_one: http.max_connections_of_one,
-        requests: http.max_requests,
-        http2: Http2 {
-            streams: http.http2.streams,
-            pending_resets: http.http2.pending_resets,
-            own_resets: http.http2.own_resets,
-            stream_window_bytes: http.http2.stream_window_bytes,
-            connection_window_bytes: http.http2.connection_window_bytes,
-            send_buffer_bytes: http.http2.send_buffer_bytes,
-            ping: Duration::from_secs(http.http2.ping_seconds),
-            ping_timeout: Duration::from_secs(http.http2.ping_timeout_seconds),
-        },
-        trusted_proxies: Arc::clone(&edge.trusted_proxies),
-    }
-}
-
-async fn not_found() -> Result<HttpResponse, Problem> {
+pub(super) async fn not_found() -> Result<HttpResponse, Problem> {
     Err(Problem::not_found())
 }
 

@@ -13,6 +13,7 @@ pub mod isolate;
 pub mod negotiate;
 pub mod range;
 pub mod rates;
+mod refuse;
 pub mod request_id;
 pub mod secure;
 mod site;
@@ -42,6 +43,7 @@ pub use dispatch::Strategy;
 pub use facts::Facts;
 pub use host::TrustedProxies;
 pub use rates::Rates;
+use refuse::{refusal_answer, refuse};
 pub use request_id::RequestId;
 
 /// Makes the answer to a refused request; `http/problem.rs` has the one mapping. The flag: a page for a browser.
@@ -420,38 +422,6 @@ fn is_probe(head: &Parts, state: &EdgeState, class: &HostClass<'_>) -> bool {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     probe::verify(&state.probe_key, value, &host, head.uri.path(), now)
-}
-
-fn refuse(head: &Parts, id: &RequestId, state: &EdgeState, refusal: EdgeRefusal) -> Response<Body> {
-    refusal_answer(head.headers.get(header::ACCEPT), head.version, id, state, refusal)
-}
-
-fn refusal_answer(
-    accept: Option<&HeaderValue>,
-    version: Version,
-    id: &RequestId,
-    state: &EdgeState,
-    refusal: EdgeRefusal,
-) -> Response<Body> {
-    // The connection can't be trusted to be in step with us any more, or holds a body that nobody reads.
-    let ends = matches!(
-        refusal,
-        EdgeRefusal::InvalidHost
-            | EdgeRefusal::Malformed(_)
-            | EdgeRefusal::MethodRefused
-            | EdgeRefusal::BodyTooLarge { .. }
-    );
-    let allow = matches!(refusal, EdgeRefusal::MethodNotAllowed).then_some("GET, HEAD");
-    let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or("");
-    let mut response = (state.refuse)(id, accept.contains("text/html"), refusal).map(Body::bytes);
-    let headers = response.headers_mut();
-    if let Some(allow) = allow {
-        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-    }
-    if ends && version < Version::HTTP_2 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }
 
 impl Proof {
