@@ -41,9 +41,16 @@ pub fn edge_state(settings: &Settings, base: &Base, tables: &Arc<Tables>) -> Res
         },
         secure: Arc::new(secure(settings, &base.tls)),
         rates: Arc::new(Rates::new(rate_settings(settings))),
+        loop_mark: loop_mark(),
         stopping: CancellationToken::new(),
         refuse: problem::refuse,
     })
+}
+
+/// This process, as origins and everybody behind them see it.
+fn loop_mark() -> http::HeaderValue {
+    let mark = format!("libra; id={}", crate::domain::id::random());
+    http::HeaderValue::from_str(&mark).unwrap_or(http::HeaderValue::from_static("libra"))
 }
 
 fn rate_settings(settings: &Settings) -> RateSettings {

@@ -57,13 +57,32 @@ pub fn origin_rule(settings: &Settings) -> OriginRule {
         networks.extend(["127.0.0.0/8", "::1/128"].iter().filter_map(|n| n.parse::<IpNet>().ok()));
     }
     let names = std::iter::once(&settings.domains.base).chain(&settings.domains.platform_hosts);
-    let listeners = settings.http.listen.iter().chain(std::iter::once(&settings.http.operator_listen));
+    let http = settings.http.listen.iter().chain(std::iter::once(&settings.http.operator_listen));
+    let listeners = http.chain(&settings.tls.listen);
     OriginRule {
         networks: NetworkRule::new(networks),
         unix_directories: settings.upstream.unix_directories.clone(),
         own_hosts: names.filter_map(|name| Hostname::parse(name).ok()).collect(),
-        own_listeners: listeners.filter_map(|address| address.parse::<SocketAddr>().ok()).collect(),
+        own_listeners: listeners
+            .filter_map(|address| address.parse::<SocketAddr>().ok())
+            .flat_map(own_addresses)
+            .collect(),
     }
+}
+
+/// Where a listener is reached: one that listens everywhere, at every address of this machine too.
+fn own_addresses(listener: SocketAddr) -> Vec<SocketAddr> {
+    let mut addresses = vec![listener];
+    if listener.ip().is_unspecified() {
+        let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+        addresses.extend(interfaces.filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| std::net::IpAddr::V4(v4.ip()));
+            let ip = v4.or_else(|| address.as_sockaddr_in6().map(|v6| std::net::IpAddr::V6(v6.ip())))?;
+            Some(SocketAddr::new(ip.to_canonical(), listener.port()))
+        }));
+    }
+    addresses
 }
 
 impl Control {

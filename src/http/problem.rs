@@ -298,7 +298,21 @@ impl From<EdgeRefusal> for Problem {
                 Self::too_large(format!("Send at most {limit_bytes} bytes to a Worker."))
             }
             EdgeRefusal::RateLimited { after_seconds } => Self::rate_limited(after_seconds),
-            EdgeRefusal::Overloaded | EdgeRefusal::Saturated => Self::overloaded(text),
+            EdgeRefusal::Overloaded | EdgeRefusal::Saturated | EdgeRefusal::WorkerBusy => {
+                Self::overloaded(text)
+            }
+            EdgeRefusal::ClientSilent => Self::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "INVALID_REQUEST",
+                "Request timeout",
+                "The request's body did not come whole in time; send it again.",
+            ),
+            EdgeRefusal::Loop => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "WORKER_FETCH_FAILED",
+                "Service temporarily unavailable",
+                "The Worker's origin leads back to this platform; register the application behind it.",
+            ),
             EdgeRefusal::WorkerUnreachable => Self::new(
                 StatusCode::BAD_GATEWAY,
                 "WORKER_FETCH_FAILED",

@@ -55,6 +55,13 @@ pub enum EdgeRefusal {
     WorkerUnreachable,
     #[error("the Worker did not answer in time")]
     WorkerTimeout,
+    #[error("the Worker's origins have as many requests in hand as they may")]
+    WorkerBusy,
+    #[error("the Worker's origin leads back to this server")]
+    Loop,
+    /// The client did not send its whole request in time, or left.
+    #[error("the request did not come whole")]
+    ClientSilent,
     /// The version's bytes could not be read; the log has the reason.
     #[error("the file could not be read")]
     ReadFailed,

@@ -147,30 +147,51 @@ async fn speak_http2(
         .keep_alive_timeout(limits.ping_timeout)
         .serve_connection(TokioIo::new(guarded), service);
     let mut serving = pin!(serving);
-    let keep_alive = bounds.patience.keep_alive;
-    let mut idle_since = Instant::now();
+    let patience = bounds.patience;
+    let mut quiet = Quiet { looked: Instant::now(), moved: 0 };
     let mut is_ending = false;
     loop {
-        let due = idle_since + keep_alive;
+        // Looked at once in a while, not told of each piece: a silent client stays up to twice as long.
+        let limit = if findings.is_idle() { patience.keep_alive } else { patience.stream };
+        let due = quiet.looked + if is_ending { patience.stream } else { limit };
         tokio::select! {
             ended = serving.as_mut() => return ended.map_err(io::Error::other),
             () = shared.draining.cancelled(), if !is_ending => {
                 is_ending = true;
+                quiet.looked = Instant::now();
                 serving.as_mut().graceful_shutdown();
             }
-            () = tokio::time::sleep_until(due), if !is_ending => {
-                // Looked at once in a while, not told of each answer: an idle client stays up to twice as long.
-                if findings.is_idle() && !findings.was_asked() {
-                    is_ending = true;
-                    serving.as_mut().graceful_shutdown();
+            () = tokio::time::sleep_until(due) => {
+                let has_moved = quiet.has_moved(findings.moved());
+                match (has_moved, findings.is_idle(), is_ending) {
+                    (true, ..) => {}
+                    (false, true, false) => {
+                        is_ending = true;
+                        serving.as_mut().graceful_shutdown();
+                    }
+                    // Neither side of any stream has moved for so long: a client that opens no window, or that
+                    // announced a body and sends none.
+                    (false, ..) => return Err(io::ErrorKind::TimedOut.into()),
                 }
-                idle_since = Instant::now();
             }
         }
     }
 }
 
-/// An open connection, in the thread's numbers.
+/// Whether anything was asked, sent or taken on a connection since the last look.
+struct Quiet {
+    looked: Instant,
+    moved: u64,
+}
+
+impl Quiet {
+    fn has_moved(&mut self, moved: u64) -> bool {
+        self.looked = Instant::now();
+        std::mem::replace(&mut self.moved, moved) != moved
+    }
+}
+
+/// Counts a connection while it is open.
 struct Counted {
     seen: Rc<Seen>,
     protocol: Protocol,

@@ -82,9 +82,9 @@ impl ControlSurface {
 
 fn asked(request: http::Request<RequestBody>, id: &RequestId, connection: Connection) -> actix_http::Request {
     let (head, body) = request.into_parts();
-    let payload: actix_http::Payload = match body {
-        RequestBody::Empty => actix_http::Payload::None,
-        body => actix_http::Payload::Stream { payload: Box::pin(Pieces(body)) },
+    let payload: actix_http::Payload = match body.is_empty() {
+        true => actix_http::Payload::None,
+        false => actix_http::Payload::Stream { payload: Box::pin(Pieces(body)) },
     };
     let mut request = actix_http::Request::with_payload(payload);
     let asked = request.head_mut();

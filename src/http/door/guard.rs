@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +21,8 @@ use crate::routing::BadRequest;
 
 /// What a client that keeps us waiting for its head is told, if nothing else is on the way to it.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// Of HTTP/2's preface (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
 /// After our last byte: as much of what the client still sends is read, so that it sees the answer and no reset.
 const LINGER_BYTES: usize = 1024 * 1024;
 
@@ -52,8 +54,7 @@ pub struct Findings {
     bad: OnceLock<(u64, BadRequest)>,
     /// Requests handed to the service.
     asked: AtomicU64,
-    /// As many of them as [`Findings::was_asked`] knows of.
-    seen: AtomicU64,
+    pieces: Arc<AtomicU64>,
     /// Answers not yet given whole.
     open: AtomicUsize,
     /// The connection speaks another protocol from now on, until this tells its end.
@@ -86,10 +87,14 @@ impl Findings {
         Open(Arc::clone(self))
     }
 
-    /// Whether anything was asked since the last call.
-    pub fn was_asked(&self) -> bool {
-        let asked = self.asked.load(Relaxed);
-        self.seen.swap(asked, Relaxed) != asked
+    /// Pieces of bodies that have passed, in either direction, and requests.
+    pub fn moved(&self) -> u64 {
+        self.pieces.load(Relaxed) + self.asked.load(Relaxed)
+    }
+
+    /// Counts pieces of bodies.
+    pub fn pieces(&self) -> &Arc<AtomicU64> {
+        &self.pieces
     }
 
     pub fn is_idle(&self) -> bool {
@@ -100,6 +105,12 @@ impl Findings {
 /// An answer on its way: while one is, silence is not the client's.
 #[derive(Debug)]
 pub struct Open(Arc<Findings>);
+
+impl Open {
+    pub fn piece(&self) {
+        self.0.pieces.fetch_add(1, Relaxed);
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -112,7 +123,11 @@ enum State {
     Head(Vec<u8>),
     Length(u64),
     Chunked(Chunks),
-    /// Nothing more is looked at: HTTP/2, an upgraded connection, or everything from here on is refused.
+    /// So many bytes of HTTP/2's preface have not come yet.
+    Preface(usize),
+    /// Everything from here on is refused, and is not waited for longer than a head is.
+    Refused,
+    /// Nothing more is looked at: HTTP/2, or an upgraded connection.
     Passing,
 }
 
@@ -129,7 +144,10 @@ pub struct Guarded<S> {
     /// Since when the client owes us what we wait for.
     waiting_since: Instant,
     write_since: Option<Instant>,
+    /// When the client last took something of ours.
+    last_write: Instant,
     linger: Option<(Instant, usize)>,
+    is_shut: bool,
 }
 
 impl<S> Guarded<S> {
@@ -139,7 +157,7 @@ impl<S> Guarded<S> {
     }
 
     pub fn http2(socket: S, ahead: Vec<u8>, bounds: Bounds, findings: Arc<Findings>) -> Self {
-        Self::new(socket, ahead, State::Passing, bounds, findings)
+        Self::new(socket, ahead, State::Preface(PREFACE_BYTES), bounds, findings)
     }
 
     fn new(socket: S, ahead: Vec<u8>, state: State, bounds: Bounds, findings: Arc<Findings>) -> Self {
@@ -154,18 +172,25 @@ impl<S> Guarded<S> {
             timer: Box::pin(tokio::time::sleep_until(now + bounds.patience.head)),
             waiting_since: now,
             write_since: None,
+            last_write: now,
             linger: None,
+            is_shut: false,
         }
     }
 
     /// Follows bytes that go to the parser.
     fn follow(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            if self.findings.upgraded.load(Relaxed) {
-                self.state = State::Passing;
-            }
             match &mut self.state {
-                State::Passing => return Ok(()),
+                State::Passing | State::Refused => return Ok(()),
+                State::Preface(left) => {
+                    let here = (*left).min(bytes.len());
+                    *left -= here;
+                    bytes = &bytes[here..];
+                    if *left == 0 {
+                        self.state = State::Passing;
+                    }
+                }
                 State::Length(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                     *left -= here as u64;
@@ -237,22 +262,26 @@ impl<S> Guarded<S> {
     fn refuse(&mut self, what: BadRequest) {
         // Set once: nothing is looked at afterwards.
         let _only_the_first = self.findings.bad.set((self.heads, what));
-        self.state = State::Passing;
+        self.state = State::Refused;
     }
 
     /// When the client's time is over, if it is the client's turn.
     fn read_due(&self) -> Option<Instant> {
+        // What it has not taken yet comes first, and has a limit of its own.
+        if self.write_since.is_some() {
+            return None;
+        }
         let patience = &self.bounds.patience;
+        // An answer may have taken long to be taken; the client's turn began when it was.
+        let turn = self.waiting_since.max(self.last_write);
         match &self.state {
             State::Head(held) if held.is_empty() && self.findings.is_idle() => {
-                let limit = if self.heads == 0 { patience.head } else { patience.keep_alive };
-                Some(self.waiting_since + limit)
+                Some(turn + if self.heads == 0 { patience.head } else { patience.keep_alive })
             }
-            State::Head(held) if !held.is_empty() => Some(self.waiting_since + patience.head),
-            State::Length(_) | State::Chunked(_) => Some(self.waiting_since + patience.stream),
-            State::Passing if self.findings.upgraded.load(Relaxed) => {
-                Some(self.waiting_since + patience.stream)
-            }
+            State::Head(held) if !held.is_empty() && self.findings.is_idle() => Some(turn + patience.head),
+            State::Preface(_) | State::Refused => Some(self.waiting_since + patience.head),
+            State::Length(_) | State::Chunked(_) => Some(turn + patience.stream),
+            State::Passing if self.findings.upgraded.load(Relaxed) => Some(turn + patience.stream),
             State::Head(_) | State::Passing => None,
         }
     }
@@ -278,6 +307,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
+        if this.findings.upgraded.load(Relaxed) && !matches!(this.state, State::Passing) {
+            this.state = State::Passing;
+            this.waiting_since = Instant::now();
+        }
         if !this.ahead.is_empty() {
             let here = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead[..here]);
@@ -304,13 +337,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     /// A client that does not take what we send is given up after a while.
-    fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn taken<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.write_since = None;
-            if self.findings.upgraded.load(Relaxed) {
-                // Either side may speak; silence is that of both.
-                self.waiting_since = Instant::now();
-            }
+            self.last_write = Instant::now();
             return result;
         }
         let since = *self.write_since.get_or_insert_with(Instant::now);
@@ -325,7 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.socket).poll_write(cx, buf);
-        this.written(cx, result)
+        this.taken(cx, result)
     }
 
     fn poll_write_vectored(
@@ -335,7 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
-        this.written(cx, result)
+        this.taken(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -343,18 +373,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        let this = self.get_mut();
+        // Inside TLS, what the client has not taken shows here.
+        match Pin::new(&mut this.socket).poll_flush(cx) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => this.taken(cx, Poll::Pending),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.linger.is_none() {
-            ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
-            // Between two requests nothing is on the way that would turn the close into a reset.
-            if matches!(&this.state, State::Head(held) if held.is_empty()) {
+        let patience = this.bounds.patience.linger;
+        let (until, _) = *this.linger.get_or_insert_with(|| (Instant::now() + patience, 0));
+        if !this.is_shut {
+            match Pin::new(&mut this.socket).poll_shutdown(cx)? {
+                Poll::Ready(()) => this.is_shut = true,
+                Poll::Pending if this.is_over(cx, until) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+            // Between two requests nothing is on the way that would turn the close into a reset; and what comes
+            // through a tunnel is the origin's.
+            let is_between = matches!(&this.state, State::Head(held) if held.is_empty());
+            if is_between || this.findings.upgraded.load(Relaxed) {
+                this.linger = Some((Instant::now(), LINGER_BYTES));
                 return Poll::Ready(Ok(()));
             }
-            this.linger = Some((Instant::now() + this.bounds.patience.linger, 0));
         }
         let mut space = [0; 4096];
         loop {

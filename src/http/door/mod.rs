@@ -7,6 +7,8 @@ mod connection;
 pub mod control;
 mod guard;
 mod head;
+#[cfg(test)]
+mod patience_tests;
 mod settings;
 #[cfg(test)]
 mod test_house;

@@ -82,6 +82,7 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
         limits: Limits { body_bytes: 1 << 20, path_routing: true, socket_jitter: Duration::ZERO },
         rates: Arc::new(crate::http::edge::Rates::new(crate::http::edge::rates::RateSettings::default())),
         secure: Arc::default(),
+        loop_mark: http::HeaderValue::from_static("libra; id=test"),
         stopping: tokio_util::sync::CancellationToken::new(),
         refuse: problem::refuse,
     };

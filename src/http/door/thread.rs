@@ -22,6 +22,7 @@ use crate::http::edge::tunnel::Tunnel;
 use crate::http::edge::{self, Body, Connection, EdgeState, Outcome, RequestBody};
 use crate::http::seen::{Seat, Seen, Watch};
 use crate::routing::{BadRequest, EdgeRefusal};
+use crate::runtime::upstream::Progress;
 
 /// Between two looks at whether the last connection has ended.
 const LOOK: Duration = Duration::from_millis(5);
@@ -132,10 +133,11 @@ impl Shared {
     ) -> http::Response<Body> {
         let mut held = Held {
             watch: Watch::begin(&self.seen, &request, connection, &self.edge.trusted_proxies, bad),
-            _open: findings.open(),
+            open: findings.open(),
             _in_hand: InHand::new(&self),
         };
-        let request = request.map(RequestBody::from);
+        let request = request
+            .map(|body| RequestBody::from(body).followed(|| Progress::of(Arc::clone(findings.pieces()))));
         let too_many = self.requests.get() > self.settings.requests;
         let response =
             match edge::serve(request, connection, bad, &self.edge, too_many, &mut held.watch.facts).await {
@@ -156,11 +158,15 @@ impl Shared {
 /// What is kept until an answer has been given whole or given up.
 struct Held {
     watch: Watch,
-    _open: Open,
+    open: Open,
     _in_hand: InHand,
 }
 
 impl Watcher for Held {
+    fn piece(&self) {
+        self.open.piece();
+    }
+
     fn ended(&mut self, given_bytes: u64, is_whole: bool) {
         self.watch.ended(given_bytes, is_whole);
     }

@@ -30,6 +30,9 @@ pub struct Body {
 
 /// Who is told how much of a body was given.
 pub trait Watcher {
+    /// One piece was given.
+    fn piece(&self);
+
     fn ended(&mut self, given_bytes: u64, is_whole: bool);
 }
 
@@ -117,7 +120,12 @@ impl HttpBody for Body {
         let this = self.get_mut();
         let polled = std::task::ready!(this.kind.poll(cx));
         match &polled {
-            Some(Ok(frame)) => this.given_bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Ok(frame)) => {
+                this.given_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if let Some(watcher) = &this.watcher {
+                    watcher.piece();
+                }
+            }
             Some(Err(_)) => this.end = End::Failed,
             None => this.end = End::Reached,
         }

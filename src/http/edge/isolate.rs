@@ -15,6 +15,7 @@ const DROPPED: [HeaderName; 8] = [
     HeaderName::from_static("reporting-endpoints"),
     header::WWW_AUTHENTICATE,
 ];
+const SANDBOX: &str = "sandbox allow-scripts";
 const SERVICE_WORKER_ALLOWED: HeaderName = HeaderName::from_static("service-worker-allowed");
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
@@ -42,10 +43,16 @@ pub fn seal(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     // Beside the Worker's own: a browser obeys each of several.
-    headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox allow-scripts"));
+    headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(SANDBOX));
     let same = HeaderValue::from_static("same-origin");
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), same);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Whether [`seal`] was here.
+pub fn is_sealed(headers: &HeaderMap) -> bool {
+    headers.contains_key("cross-origin-resource-policy")
+        && headers.get_all(header::CONTENT_SECURITY_POLICY).iter().any(|policy| policy == SANDBOX)
 }
 
 /// On `<worker>.<base>`: drops what would reach the other Workers beneath the base domain.
@@ -76,7 +83,9 @@ fn covers(cookie: &[u8], base: &str) -> bool {
             return false;
         }
         let domain = parts.next().unwrap_or_default().trim_ascii();
-        let domain = domain.strip_prefix(b".").unwrap_or(domain).to_ascii_lowercase();
+        let domain = domain.strip_prefix(b".").unwrap_or(domain);
+        // A visitor of `blog.libra.sh.` has the last dot in the domain too.
+        let domain = domain.strip_suffix(b".").unwrap_or(domain).to_ascii_lowercase();
         // An empty Domain means the very host (RFC 6265 §5.2.3).
         !domain.is_empty()
             && (base.as_bytes() == domain
@@ -137,6 +146,7 @@ mod tests {
             ("a=b; Domain=libra.sh", true),
             ("a=b;domain = .LIBRA.sh ; Path=/", true),
             ("a=b; Domain=sh", true),
+            ("a=b; Domain=libra.sh.", true),
             ("a=b; Domain=libra.sh; Domain=blog.libra.sh", true),
         ] {
             let mut map = headers(&[("set-cookie", cookie), ("set-cookie", "kept=1")]);

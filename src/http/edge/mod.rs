@@ -64,6 +64,8 @@ pub struct EdgeState {
     pub limits: Limits,
     pub secure: Arc<secure::Secure>,
     pub rates: Arc<Rates>,
+    /// Told to origins, so that a request which comes back by them is recognised.
+    pub loop_mark: HeaderValue,
     /// Cancelled when the server begins to stop.
     pub stopping: CancellationToken,
     pub refuse: Refuse,
@@ -143,7 +145,12 @@ pub async fn serve(
             }
         }
     };
-    response.headers_mut().insert(request_id::NAME, id.into_value());
+    let headers = response.headers_mut();
+    headers.insert(request_id::NAME, id.into_value());
+    // Whatever was answered there: a refusal is on the platform's origin too.
+    if facts.strategy.is_some_and(Strategy::is_on_platform_origin) && !isolate::is_sealed(headers) {
+        isolate::seal(headers);
+    }
     Outcome::Answered(response)
 }
 
@@ -208,6 +215,9 @@ fn aim<'r>(
     let authority = host::authority(head, from_trusted)?;
     let class = state.rules.classify(authority)?;
     let (path, query) = (head.uri.path(), head.uri.query());
+    // Behind a proxy that speaks TLS for us, the client's scheme is what it says.
+    let proto = head.headers.get("x-forwarded-proto").filter(|_| from_trusted);
+    let is_tls = connection.is_tls || proto.is_some_and(|proto| proto == "https");
     let is_probe = is_probe(head, state, &class);
     if let Some(peer) = connection.peer.filter(|_| !is_probe) {
         let lines = head.headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
@@ -220,6 +230,7 @@ fn aim<'r>(
     if let Some(early) = (!is_probe).then(|| state.secure.early(&met, &state.rules)).flatten() {
         return Ok(Aim::Early(early));
     }
+    let connection = Connection { is_tls, ..connection };
     let strategy = match class {
         HostClass::Platform => {
             return by_path_or_query(head, connection, authority, from_trusted, state, facts);

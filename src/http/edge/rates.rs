@@ -95,7 +95,7 @@ impl<K: std::hash::Hash + Eq + Clone> Counters<K> {
         let now = self.now.load();
         if now.len() >= self.remembered {
             // A flood of addresses: older ones are forgotten sooner.
-            self.turn();
+            self.turn_from(&now);
         }
         let generation = now.pin();
         let limiter = match generation.get(&key) {
@@ -118,6 +118,14 @@ impl<K: std::hash::Hash + Eq + Clone> Counters<K> {
     fn turn(&self) {
         let old = self.now.swap(Arc::default());
         self.before.store(old);
+    }
+
+    /// As [`Counters::turn`], once for all threads that find the same generation full.
+    fn turn_from(&self, full: &Arc<Generation<K>>) {
+        let previous = self.now.compare_and_swap(full, Arc::default());
+        if Arc::ptr_eq(&previous, full) {
+            self.before.store(Arc::clone(full));
+        }
     }
 }
 

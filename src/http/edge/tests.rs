@@ -58,6 +58,7 @@ async fn site(files: &[(&str, &[u8])]) -> Site {
         limits: Limits { body_bytes: 1 << 20, path_routing: true, socket_jitter: Duration::ZERO },
         rates: Arc::new(crate::http::edge::Rates::new(crate::http::edge::rates::RateSettings::default())),
         secure: Arc::default(),
+        loop_mark: http::HeaderValue::from_static("libra; id=test"),
         stopping: tokio_util::sync::CancellationToken::new(),
         refuse,
     };
@@ -93,7 +94,7 @@ impl Seen {
 }
 
 async fn asked(site: &Site, request: Builder, is_saturated: bool) -> Outcome {
-    let request = request.body(RequestBody::Empty).unwrap();
+    let request = request.body(RequestBody::empty()).unwrap();
     let connection = Connection { peer: None, is_tls: false };
     serve(request, connection, None, &site.state, is_saturated, &mut Facts::default()).await
 }

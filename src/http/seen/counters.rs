@@ -21,7 +21,7 @@ pub const KINDS: [&str; 5] = ["site", "upstream", "platform", "redirect", "refus
 /// By the first digit of the status; the first: the client left before there was one.
 pub const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 pub const PROTOCOLS: [&str; 2] = ["http1", "http2"];
-pub const FAILURES: [&str; 4] = ["unreachable", "timeout", "broken", "full"];
+pub const FAILURES: [&str; 5] = ["unreachable", "timeout", "broken", "full", "client"];
 pub const REASONS: [&str; 8] =
     ["line_end", "folding", "field", "request_line", "target", "length", "transfer_encoding", "too_large"];
 /// Every code that the edge refuses with; the last counts those that this list does not know.
@@ -149,6 +149,7 @@ impl Counters {
                 FailureKind::Timeout => 1,
                 FailureKind::Broken => 2,
                 FailureKind::Full => 3,
+                FailureKind::Client => 4,
             };
             self.failures[at].add(1);
         }

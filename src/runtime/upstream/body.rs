@@ -1,20 +1,55 @@
-//! Owns the body of a request on its way from a client to an origin.
+//! Owns the body of a request on its way from a client to an origin, and how far it has come.
 //! Never holds more of it than the piece that is on its way.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 
 /// What a client sends.
 #[derive(Debug, Default)]
-pub enum RequestBody {
-    #[default]
-    Empty,
-    Incoming(hyper::body::Incoming),
+pub struct RequestBody {
+    incoming: Option<Incoming>,
     /// At most so many bytes more; a client that sends more is cut off.
-    Limited(hyper::body::Incoming, u64),
+    left: Option<u64>,
+    progress: Option<Arc<Progress>>,
+}
+
+/// How far a body has come, for whoever waits for its end.
+#[derive(Debug, Default)]
+pub struct Progress {
+    moved: AtomicU64,
+    ended: OnceLock<Instant>,
+    /// Counts every piece of every body of one connection.
+    connection: Option<Arc<AtomicU64>>,
+}
+
+impl Progress {
+    pub fn of(connection: Arc<AtomicU64>) -> Arc<Self> {
+        Arc::new(Self { connection: Some(connection), ..Self::default() })
+    }
+
+    /// Pieces so far.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Since when all of it was taken.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        self.ended.get().copied()
+    }
+
+    fn piece(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+        if let Some(connection) = &self.connection {
+            connection.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Why a client's body ended early.
@@ -26,24 +61,41 @@ pub enum RequestBodyError {
     TooLarge,
 }
 
-impl From<hyper::body::Incoming> for RequestBody {
-    fn from(body: hyper::body::Incoming) -> Self {
-        if body.is_end_stream() { Self::Empty } else { Self::Incoming(body) }
+impl From<Incoming> for RequestBody {
+    fn from(body: Incoming) -> Self {
+        let incoming = (!body.is_end_stream()).then_some(body);
+        Self { incoming, left: None, progress: None }
     }
 }
 
 impl RequestBody {
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
     /// Whether the client sends nothing.
     pub fn is_empty(&self) -> bool {
         self.is_end_stream()
     }
 
     #[must_use]
-    pub fn limited(self, bytes: u64) -> Self {
-        match self {
-            Self::Incoming(body) | Self::Limited(body, _) => Self::Limited(body, bytes),
-            Self::Empty => Self::Empty,
+    pub fn limited(mut self, bytes: u64) -> Self {
+        self.left = Some(bytes);
+        self
+    }
+
+    #[must_use]
+    pub fn followed(mut self, progress: impl FnOnce() -> Arc<Progress>) -> Self {
+        if self.incoming.is_some() {
+            self.progress = Some(progress());
         }
+        self
+    }
+
+    /// What tells how far it has come; `None` where there is nothing to send.
+    pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
+        self.incoming.as_ref()?;
+        Some(Arc::clone(self.progress.get_or_insert_default()))
     }
 }
 
@@ -55,32 +107,34 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Incoming(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?))),
-            Self::Limited(body, left) => {
-                let frame = std::task::ready!(Pin::new(body).poll_frame(cx)?);
-                let bytes = frame.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
-                match left.checked_sub(bytes) {
-                    Some(rest) => *left = rest,
-                    None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
-                }
-                Poll::Ready(frame.map(Ok))
+        let this = self.get_mut();
+        let Some(body) = &mut this.incoming else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+        let frame = match frame.transpose() {
+            Ok(frame) => frame,
+            Err(e) => return Poll::Ready(Some(Err(e.into()))),
+        };
+        let bytes = frame.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        if let Some(left) = &mut this.left {
+            match left.checked_sub(bytes) {
+                Some(rest) => *left = rest,
+                None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
             }
         }
+        if let Some(progress) = &this.progress {
+            progress.piece();
+            if frame.is_none() || body.is_end_stream() {
+                progress.ended.get_or_init(Instant::now);
+            }
+        }
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Incoming(body) | Self::Limited(body, _) => body.is_end_stream(),
-        }
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Incoming(body) | Self::Limited(body, _) => body.size_hint(),
-        }
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

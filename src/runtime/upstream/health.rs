@@ -63,7 +63,7 @@ async fn ask(upstream: &Upstream, at: usize, check: &HealthCheck) -> io::Result<
         .header(http::header::HOST, &upstream.origins[at].host)
         .header(http::header::USER_AGENT, "libra-health-check")
         .header(http::header::CONNECTION, "close")
-        .body(RequestBody::Empty)
+        .body(RequestBody::empty())
         .map_err(io::Error::other)?;
     let mut answered = std::pin::pin!(link.sender.try_send_request(request));
     let answer = poll_fn(|cx| {

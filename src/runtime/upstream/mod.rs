@@ -24,7 +24,7 @@ use crate::domain::upstream::UpstreamPolicy;
 use pool::Pool;
 
 pub use answer::{OriginBody, OriginBodyError};
-pub use body::RequestBody;
+pub use body::{Progress, RequestBody};
 pub use health::watch;
 pub use send::{Failure, Sent, Switching, send, upgrade};
 pub use socket::trusted_authorities;

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::answer::OriginBody;
+use super::body::{Progress, RequestBodyError};
 use super::choose::Turn;
 use super::link::Link;
 use super::{RequestBody, Trace, Upstream, socket};
@@ -29,6 +30,11 @@ pub enum Failure {
     Timeout,
     #[error("the origin's answer was no HTTP, or it closed")]
     Broken(#[source] hyper::Error),
+    /// Not the origin's fault: its client left, or sent too slowly.
+    #[error("the client did not send the whole request")]
+    Client,
+    #[error("the client's body is larger than it may be")]
+    TooLarge,
 }
 
 /// An answer, of which the head is there.
@@ -40,7 +46,11 @@ pub struct Sent {
 enum Tried {
     Answered(Box<Response<OriginBody>>),
     /// Nothing reached the origin: the request is whole.
-    Unsent(Box<Request<RequestBody>>, Failure),
+    Unsent {
+        request: Box<Request<RequestBody>>,
+        failure: Failure,
+        was_kept: bool,
+    },
     /// The kept connection ended without a byte of an answer.
     Stale(hyper::Error),
     Failed(Failure),
@@ -70,11 +80,15 @@ async fn send_traced(
         let turn = upstream.choose(tried).ok_or(Failure::Full)?;
         let at = turn.at;
         trace.origin = Some(at);
+        name_host(upstream, at, &mut request);
         let copy = may_repeat.then(|| copy(&request));
         let failure = match one(upstream, turn, request, may_repeat, trace).await {
             Tried::Answered(response) => return Ok(Sent { response: *response }),
-            Tried::Unsent(back, failure) => {
-                tried |= 1 << (at % 64);
+            Tried::Unsent { request: back, failure, was_kept } => {
+                // A kept connection that has just closed says nothing of its origin.
+                if !was_kept {
+                    tried |= 1 << (at % 64);
+                }
                 request = *back;
                 failure
             }
@@ -115,16 +129,27 @@ async fn upgrade_traced(
     mut request: Request<RequestBody>,
     trace: &mut Trace,
 ) -> Result<(Response<Incoming>, Switching), Failure> {
-    let turn = upstream.choose(0).ok_or(Failure::Full)?;
-    trace.origin = Some(turn.at);
-    trace.opened += 1;
+    let mut tried = 0u64;
+    let (mut link, turn) = loop {
+        let turn = upstream.choose(tried).ok_or(Failure::Full)?;
+        trace.origin = Some(turn.at);
+        trace.opened += 1;
+        let origin = &upstream.origins[turn.at];
+        let opened = async { Link::open(socket::connect(upstream, &origin.address).await?).await };
+        match opened.await {
+            Ok(link) => break (link, turn),
+            Err(e) => {
+                upstream.failed(turn.at);
+                tried |= 1 << (turn.at % 64);
+                let retries = tried.count_ones() as usize;
+                if retries > upstream.reuse.retries || retries >= upstream.origins.len().min(64) {
+                    return Err(Failure::Unreachable(e));
+                }
+                trace.retries += 1;
+            }
+        }
+    };
     name_host(upstream, turn.at, &mut request);
-    let origin = &upstream.origins[turn.at];
-    let opened = async { Link::open(socket::connect(upstream, &origin.address).await?).await };
-    let mut link = opened.await.map_err(|e| {
-        upstream.failed(turn.at);
-        Failure::Unreachable(e)
-    })?;
     let answered = link.sender.try_send_request(request);
     let Some(driver) = link.into_driver() else { return Err(Failure::Timeout) };
     // The connection hands its socket over, so it needs a task of its own. It ends with either side.
@@ -181,18 +206,21 @@ async fn one(
                 Ok(link) => (link, false),
                 Err(e) => {
                     upstream.failed(at);
-                    return Tried::Unsent(Box::new(request), Failure::Unreachable(e));
+                    let failure = Failure::Unreachable(e);
+                    return Tried::Unsent { request: Box::new(request), failure, was_kept: false };
                 }
             }
         }
     };
+    let mut request = request;
+    let progress = request.body_mut().progress();
     let mut answered = std::pin::pin!(link.sender.try_send_request(request));
     let waiting = poll_fn(|cx| {
         // The connection first: it moves the bytes that the answer is made of. Its end shows in the answer.
         let _ended = link.drive(cx);
         answered.as_mut().poll(cx)
     });
-    match timeout(upstream.policy.first_byte_timeout, waiting).await {
+    match in_time(upstream, progress.as_deref(), waiting).await {
         Ok(Ok(response)) => {
             match response.status().as_u16() {
                 502..=504 => upstream.failed(at),
@@ -212,10 +240,14 @@ async fn one(
                 if !was_kept {
                     upstream.failed(at);
                 }
-                Tried::Unsent(Box::new(request), Failure::Broken(e.into_error()))
+                let failure = Failure::Broken(e.into_error());
+                Tried::Unsent { request: Box::new(request), failure, was_kept }
             }
             None => {
                 let e = e.into_error();
+                if let Some(failure) = of_client(&e) {
+                    return Tried::Failed(failure);
+                }
                 if was_kept && may_repeat && e.is_incomplete_message() {
                     return Tried::Stale(e);
                 }
@@ -223,11 +255,61 @@ async fn one(
                 Tried::Failed(Failure::Broken(e))
             }
         },
-        Err(_) => {
-            upstream.failed(at);
-            Tried::Failed(Failure::Timeout)
+        Err(failure) => {
+            if matches!(failure, Failure::Timeout) {
+                upstream.failed(at);
+            }
+            Tried::Failed(failure)
         }
     }
+}
+
+/// Waits for an answer. Its time begins when the whole request was sent; until then the client's pieces have to come.
+async fn in_time<T>(
+    upstream: &Upstream,
+    progress: Option<&Progress>,
+    waiting: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    let policy = &upstream.policy;
+    let Some(progress) = progress else {
+        return timeout(policy.first_byte_timeout, waiting).await.map_err(|_| Failure::Timeout);
+    };
+    let mut waiting = std::pin::pin!(waiting);
+    let (mut seen, mut since) = (progress.moved(), Instant::now());
+    let mut looked = since;
+    loop {
+        let due = match progress.ended() {
+            Some(ended) => ended + policy.first_byte_timeout,
+            // Looked at more often than the client's time lasts: the whole may have been sent meanwhile.
+            None => looked + policy.idle_timeout.min(policy.first_byte_timeout),
+        };
+        tokio::select! {
+            answered = waiting.as_mut() => return Ok(answered),
+            () = tokio::time::sleep_until(due.into()) => {}
+        }
+        looked = Instant::now();
+        let now = progress.moved();
+        match progress.ended() {
+            Some(ended) if ended.elapsed() >= policy.first_byte_timeout => return Err(Failure::Timeout),
+            Some(_) => {}
+            None if now != seen => (seen, since) = (now, Instant::now()),
+            None if since.elapsed() >= policy.idle_timeout => return Err(Failure::Client),
+            None => {}
+        }
+    }
+}
+
+/// Whether it was the client's body that failed.
+fn of_client(error: &hyper::Error) -> Option<Failure> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        match e.downcast_ref::<RequestBodyError>() {
+            Some(RequestBodyError::TooLarge) => return Some(Failure::TooLarge),
+            Some(RequestBodyError::Client(_)) => return Some(Failure::Client),
+            None => cause = e.source(),
+        }
+    }
+    None
 }
 
 /// The client's host is there already; an origin may want its own.
@@ -244,7 +326,7 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// Of a request without a body.
 fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
+    let mut copy = Request::new(RequestBody::empty());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();

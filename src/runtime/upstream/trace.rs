@@ -26,6 +26,8 @@ pub enum FailureKind {
     Timeout,
     Broken,
     Full,
+    /// The client's own.
+    Client,
 }
 
 impl Trace {
@@ -36,6 +38,7 @@ impl Trace {
             Failure::Timeout => FailureKind::Timeout,
             Failure::Broken(_) => FailureKind::Broken,
             Failure::Full => FailureKind::Full,
+            Failure::Client | Failure::TooLarge => FailureKind::Client,
         });
     }
 }
