@@ -6,6 +6,7 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Accepted;
 use super::guard::{Findings, Guarded};
+use super::stalls;
 use super::thread::Shared;
 use crate::http::edge::{Body, Connection};
 
@@ -131,7 +133,7 @@ async fn speak_http2(
     let service = Answering { shared: Rc::clone(shared), connection, findings: Arc::clone(&findings) };
     let limits = &shared.settings.http2;
     let header_bytes = u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX);
-    let serving = http2::Builder::new(OnThisThread)
+    let serving = http2::Builder::new(OnThisThread { patience: bounds.patience.stream })
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
@@ -144,24 +146,29 @@ async fn speak_http2(
         .keep_alive_timeout(limits.ping_timeout)
         .serve_connection(TokioIo::new(guarded), service);
     let mut serving = pin!(serving);
-    let keep_alive = bounds.patience.keep_alive;
-    let mut idle_since = Instant::now();
+    let patience = bounds.patience;
+    let mut look_at = Instant::now() + patience.keep_alive;
     let mut is_ending = false;
     loop {
-        let due = idle_since + keep_alive;
         tokio::select! {
             ended = serving.as_mut() => return ended.map_err(io::Error::other),
             () = shared.draining.cancelled(), if !is_ending => {
                 is_ending = true;
                 serving.as_mut().graceful_shutdown();
+                look_at = Instant::now() + patience.stream;
             }
-            () = tokio::time::sleep_until(due), if !is_ending => {
+            () = tokio::time::sleep_until(look_at) => {
                 // Looked at once in a while, not told of each answer: an idle client stays up to twice as long.
-                if findings.is_idle() && !findings.was_asked() {
+                let is_idle = findings.is_idle() && !findings.was_asked();
+                if is_idle && is_ending {
+                    // What is left are answers that wait in the connection for a window that stays shut.
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                if is_idle {
                     is_ending = true;
                     serving.as_mut().graceful_shutdown();
                 }
-                idle_since = Instant::now();
+                look_at = Instant::now() + if is_ending { patience.stream } else { patience.keep_alive };
             }
         }
     }
@@ -183,19 +190,26 @@ impl Service<hyper::Request<Incoming>> for Answering {
         let bad = self.findings.next();
         let (shared, findings) = (Rc::clone(&self.shared), Arc::clone(&self.findings));
         let connection = self.connection;
-        Box::pin(async move { Ok(shared.answer(request, connection, bad, findings).await) })
+        Box::pin(async move {
+            let response = shared.answer(request, connection, bad, findings).await;
+            Ok(response.map(stalls::watched))
+        })
     }
 }
 
 /// Runs the streams of a connection on the thread that serves it.
 #[derive(Debug, Clone, Copy)]
-struct OnThisThread;
+struct OnThisThread {
+    /// With a client that takes nothing.
+    patience: Duration,
+}
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {
+        let patience = self.patience;
         // Ends with its connection, or with the thread.
         drop(tokio::task::spawn_local(async move {
-            task.await;
+            stalls::bounded(task, patience).await;
         }));
     }
 }

@@ -8,6 +8,7 @@ pub mod control;
 mod guard;
 mod head;
 mod settings;
+mod stalls;
 #[cfg(test)]
 mod test_house;
 #[cfg(test)]
