@@ -51,11 +51,11 @@ impl HostRules {
     /// `authority` as the client sent it, with or without a port.
     pub fn classify<'h>(&self, authority: &'h str) -> Result<HostClass<'h>, EdgeRefusal> {
         let host = strip_port(authority).map_err(|_| EdgeRefusal::InvalidHost)?;
-        // A second port would be taken off further down.
-        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        // A second port or last dot would be taken off further down.
+        if host.ends_with('.') || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
             return Err(EdgeRefusal::InvalidHost);
         }
-        let host = host.strip_suffix('.').unwrap_or(host);
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
         } else {
@@ -157,6 +157,7 @@ mod tests {
             ("a_b.example.com", Err(EdgeRefusal::InvalidHost)),
             ("", Err(EdgeRefusal::InvalidHost)),
             ("a.com:http", Err(EdgeRefusal::InvalidHost)),
+            ("blog.libra.localhost..", Err(EdgeRefusal::InvalidHost)),
             ("a.com:80:80", Err(EdgeRefusal::InvalidHost)),
             ("blog.libra.localhost:80:80", Err(EdgeRefusal::InvalidHost)),
             ("[::1]:80:80", Err(EdgeRefusal::InvalidHost)),

@@ -56,6 +56,7 @@ impl Forwarding {
         let mut headers = std::mem::take(&mut head.headers);
         let takes_trailers = takes_trailers(&headers);
         strip_hop(&mut headers);
+        join_cookies(&mut headers);
         self.sign(&mut headers, &head.uri, id);
         if takes_trailers {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -209,6 +210,17 @@ fn strip_hop(headers: &mut HeaderMap) {
         header::EXPECT,
     ] {
         headers.remove(name);
+    }
+}
+
+/// HTTP/2 may send each cookie in a line of its own, HTTP/1 may not (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
     }
 }
 

@@ -190,10 +190,6 @@ fn aim<'r>(
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
         return Err(EdgeRefusal::MethodRefused.into());
     }
-    // In HTTP/1 the guard has seen to it; HTTP/2 comes without one, and an origin is sent HTTP/1.
-    if head.version == Version::HTTP_2 && !is_plain(head.uri.path_and_query()) {
-        return Err(EdgeRefusal::Malformed(BadRequest::Target).into());
-    }
     let from_trusted = connection.peer.is_some_and(|peer| state.trusted_proxies.contains(peer.ip()));
     let authority = host::authority(head, from_trusted)?;
     let class = state.rules.classify(authority)?;
@@ -232,10 +228,6 @@ fn aim<'r>(
         }
         Err(refusal) => Err(Refused { refusal, is_probe }),
     }
-}
-
-fn is_plain(target: Option<&PathAndQuery>) -> bool {
-    target.is_none_or(|target| target.as_str().bytes().all(|byte| (0x21..0x7f).contains(&byte)))
 }
 
 fn by_path_or_query<'r>(
