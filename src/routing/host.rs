@@ -52,6 +52,10 @@ impl HostRules {
     pub fn classify<'h>(&self, authority: &'h str) -> Result<HostClass<'h>, EdgeRefusal> {
         let host = strip_port(authority).map_err(|_| EdgeRefusal::InvalidHost)?;
         let host = host.strip_suffix('.').unwrap_or(host);
+        // A second port or last dot would be taken off further down.
+        if host.ends_with('.') || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+            return Err(EdgeRefusal::InvalidHost);
+        }
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
         } else {
@@ -153,6 +157,10 @@ mod tests {
             ("a_b.example.com", Err(EdgeRefusal::InvalidHost)),
             ("", Err(EdgeRefusal::InvalidHost)),
             ("a.com:http", Err(EdgeRefusal::InvalidHost)),
+            ("blog.libra.localhost..", Err(EdgeRefusal::InvalidHost)),
+            ("a.com:80:80", Err(EdgeRefusal::InvalidHost)),
+            ("blog.libra.localhost:80:80", Err(EdgeRefusal::InvalidHost)),
+            ("[::1]:80:80", Err(EdgeRefusal::InvalidHost)),
         ] {
             assert_eq!(rules.classify(host), expected, "{host}");
         }
@@ -182,6 +190,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn case_changes_nothing_and_what_is_stored_is_found_as_itself(
+            host in "(\\PC{0,12}|[a-zA-Z0-9.:@_/%é。\\[\\]-]{0,30})(\\.libra\\.localhost)?\\.?(:[0-9]{0,6})?"
+        ) {
+            let rules = rules();
+            let upper = host.to_ascii_uppercase();
+            let class = rules.classify(&host);
+            prop_assert_eq!(&class, &rules.classify(&upper));
+            match class {
+                Ok(HostClass::Worker(label)) => prop_assert!(!label.is_empty() && !label.contains('.')),
+                Ok(HostClass::Custom(name)) => {
+                    prop_assert!(name.is_ascii() && !name.ends_with(".libra.localhost"), "{}", name);
+                    prop_assert!(!name.contains(['@', '/', ':', '%', ' ', '\\']), "{}", name);
+                    prop_assert_eq!(rules.classify(&name), Ok(HostClass::Custom(name.as_ref().into())));
+                }
+                Ok(HostClass::Platform) | Err(_) => {}
+            }
+        }
+
         #[test]
         fn what_is_classified_is_in_lower_case_without_a_last_dot(host in "[a-zA-Z0-9.:_é\\[\\]-]{0,30}(\\.libra\\.localhost)?(:[0-9]{1,5})?") {
             if let Ok(HostClass::Worker(name) | HostClass::Custom(name)) = rules().classify(&host) {

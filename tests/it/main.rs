@@ -4,11 +4,13 @@
 
 mod answers;
 mod app;
+mod attacked;
 mod blocked;
 #[path = "../providers/server/mod.rs"]
 #[expect(dead_code, reason = "the provider tests ask it more")]
 mod cloud;
 mod dns;
+mod frames;
 mod issuer;
 mod parts;
 mod tenants;
@@ -31,6 +33,9 @@ mod actors;
 mod api_deploy;
 mod api_errors;
 mod api_projects;
+mod attacks;
+mod attacks_h2;
+mod attacks_slow;
 mod broker;
 mod cancel;
 mod certificates;

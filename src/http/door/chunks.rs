@@ -147,6 +147,18 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_bytes_mean_the_same_however_they_arrive(body in "([0-9a-fx+;]|\r\n|\r|\n| |5\r\nhello\r\n|0\r\n|A: b){0,12}") {
+            let whole = followed(body.as_bytes());
+            let mut chunks = Chunks::new(100);
+            let ends = body.bytes().enumerate().find_map(|(at, byte)| match chunks.follow(std::slice::from_ref(&byte)) {
+                Followed::All => None,
+                Followed::End(_) => Some(Followed::End(at + 1)),
+                Followed::Broken => Some(Followed::Broken),
+            });
+            prop_assert_eq!(ends.unwrap_or(Followed::All), whole);
+        }
+
+        #[test]
         fn cuts_change_nothing(sizes in prop::collection::vec(0usize..40, 0..6), cut in 0usize..300) {
             let mut body = Vec::new();
             for size in sizes.iter().filter(|s| **s > 0) {

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -16,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Accepted;
 use super::guard::{Findings, Guarded};
+use super::stalls;
 use super::thread::Shared;
 use crate::http::edge::{Body, Connection};
 use crate::http::seen::{Protocol, Seen};
@@ -134,7 +136,7 @@ async fn speak_http2(
     let service = Answering { shared: Rc::clone(shared), connection, findings: Arc::clone(&findings) };
     let limits = &shared.settings.http2;
     let header_bytes = u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX);
-    let serving = http2::Builder::new(OnThisThread)
+    let serving = http2::Builder::new(OnThisThread { patience: bounds.patience.stream })
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
@@ -226,19 +228,26 @@ impl Service<hyper::Request<Incoming>> for Answering {
         let bad = self.findings.next();
         let (shared, findings) = (Rc::clone(&self.shared), Arc::clone(&self.findings));
         let connection = self.connection;
-        Box::pin(async move { Ok(shared.answer(request, connection, bad, findings).await) })
+        Box::pin(async move {
+            let response = shared.answer(request, connection, bad, findings).await;
+            Ok(response.map(stalls::watched))
+        })
     }
 }
 
 /// Runs the streams of a connection on the thread that serves it.
 #[derive(Debug, Clone, Copy)]
-struct OnThisThread;
+struct OnThisThread {
+    /// With a client that takes nothing.
+    patience: Duration,
+}
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {
+        let patience = self.patience;
         // Ends with its connection, or with the thread.
         drop(tokio::task::spawn_local(async move {
-            task.await;
+            stalls::bounded(task, patience).await;
         }));
     }
 }

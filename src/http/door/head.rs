@@ -86,7 +86,8 @@ impl Judge {
         }
         // A byte above 127 is no valid target; a fragment never belongs into one, and where it is kept two
         // servers see two paths.
-        if target.is_empty() || !target.iter().all(is_plain) || memchr(b'#', target).is_some() {
+        let is_bad = !target.iter().all(is_plain) || memchr(b'#', target).is_some();
+        if is_bad || !has_form(method, target) {
             self.find(BadRequest::Target);
         }
     }
@@ -136,6 +137,18 @@ impl Judge {
             (None, false, Some(0) | None) => Ok(Framing::None),
             (None, false, Some(bytes)) => Ok(Framing::Length(bytes)),
         }
+    }
+}
+
+/// A path, an address of the web, or what the method has a form of its own for (RFC 9112 §3.2). A bare authority is
+/// for CONNECT alone: elsewhere it would name a host that nobody compares.
+fn has_form(method: &[u8], target: &[u8]) -> bool {
+    let begins =
+        |start: &[u8]| target.get(..start.len()).is_some_and(|front| front.eq_ignore_ascii_case(start));
+    match method {
+        b"CONNECT" => !target.is_empty(),
+        b"OPTIONS" if target == b"*" => true,
+        _ => begins(b"/") || begins(b"http://") || begins(b"https://"),
     }
 }
 
@@ -212,6 +225,10 @@ mod tests {
             ("GET /\u{e9} HTTP/1.1\r\n\r\n", BadRequest::Target),
             ("GET /a#b HTTP/1.1\r\n\r\n", BadRequest::Target),
             ("GET /\t HTTP/1.1\r\n\r\n", BadRequest::Target),
+            ("GET * HTTP/1.1\r\n\r\n", BadRequest::Target),
+            ("GET a.example HTTP/1.1\r\n\r\n", BadRequest::Target),
+            ("GET a.example:80 HTTP/1.1\r\n\r\n", BadRequest::Target),
+            ("GET ftp://a.example/ HTTP/1.1\r\n\r\n", BadRequest::Target),
         ] {
             assert_eq!(judged(head), Err(why), "{head:?}");
         }
@@ -222,6 +239,27 @@ mod tests {
         fn any_bytes_are_read_without_a_panic_and_never_beyond_their_end(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Scanned::Whole { bytes: taken, .. } = scan(&bytes) {
                 prop_assert!(taken <= bytes.len() && bytes[taken - 1] == b'\n');
+            }
+        }
+
+        #[test]
+        fn a_control_byte_anywhere_makes_a_good_head_a_bad_one(
+            at in 0usize..60,
+            byte in prop::sample::select(b"\0\r\n\x0b\x0c\x1b\x7f".to_vec()),
+        ) {
+            let mut head = b"POST /a HTTP/1.1\r\nHost: a.example\r\nContent-Length: 10\r\n\r\n".to_vec();
+            let at = at.min(head.len() - 2);
+            head.insert(at, byte);
+            let is_good = matches!(scan(&head), Scanned::Whole { judged: Ok(_), .. });
+            prop_assert!(!is_good, "{:?}", String::from_utf8_lossy(&head));
+        }
+
+        #[test]
+        fn a_good_head_has_whole_line_ends_only(bytes in "(G|GET|POST| |/|HTTP/1.1|\r\n|\r|\n|\t|:|a|Host: a|Content-Length: 1|Transfer-Encoding: chunked|\0){0,24}") {
+            let bytes = format!("GET / HTTP/1.1\r\n{bytes}\r\n\r\n");
+            if let Scanned::Whole { bytes: taken, judged: Ok(_) } = scan(bytes.as_bytes()) {
+                let head = &bytes[..taken];
+                prop_assert!(!head.replace("\r\n", "").contains(['\r', '\n', '\0']) && !head.contains("\r\n "));
             }
         }
 

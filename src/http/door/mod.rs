@@ -10,6 +10,7 @@ mod head;
 #[cfg(test)]
 mod patience_tests;
 mod settings;
+mod stalls;
 #[cfg(test)]
 mod test_house;
 #[cfg(test)]

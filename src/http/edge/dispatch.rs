@@ -93,6 +93,7 @@ fn lower(name: Cow<'_, str>) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::{prop, prop_assert, proptest};
 
     fn found(path: &str, query: Option<&str>) -> Option<String> {
         let found = find(&Method::GET, path, query).unwrap()?;
@@ -128,5 +129,28 @@ mod tests {
         assert_eq!(asked(Method::GET, Some("worker=a&worker=a")), Err(EdgeRefusal::WorkerNamedTwice));
         assert_eq!(asked(Method::POST, Some("a=b")), Err(EdgeRefusal::WorkerNotNamed));
         assert_eq!(asked(Method::POST, None), Err(EdgeRefusal::WorkerNotNamed));
+    }
+
+    proptest! {
+        #[test]
+        fn the_worker_gets_an_end_of_the_path_and_never_its_own_name_in_the_query(
+            front in prop::sample::select(vec!["", "/dispatch", "/api/dispatch", "/dispatch/", "/dispatcher", "//dispatch"]),
+            rest in "[a-zA-Z0-9/.%;\\\\-]{0,20}",
+            query in prop::option::of("((worker|Worker|workers|a)?=?[a-zA-Z%0-9]{0,4}&?){0,4}"),
+        ) {
+            let path = format!("{front}{rest}");
+            if let Ok(Some(found)) = find(&Method::GET, &path, query.as_deref()) {
+                prop_assert!(path.starts_with("/dispatch") || path.starts_with("/api/dispatch"));
+                prop_assert!(found.path.starts_with('/') && (found.path == "/" || path.ends_with(found.path)));
+                prop_assert!(!found.worker.bytes().any(|byte| byte.is_ascii_uppercase()));
+                match found.strategy {
+                    Strategy::Query => {
+                        let left = found.query.unwrap_or_default();
+                        prop_assert!(left.split('&').all(|pair| pair.split('=').next() != Some("worker")));
+                    }
+                    _ => prop_assert!(!found.worker.contains('/') && found.query.as_deref() == query.as_deref()),
+                }
+            }
+        }
     }
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
+use http::{Uri, Version};
 use ipnet::IpNet;
 
-use crate::routing::EdgeRefusal;
+use crate::routing::{BadRequest, EdgeRefusal};
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -38,6 +39,10 @@ impl TrustedProxies {
 
 /// The authority that the client meant: exactly one, from the request target, from `Host`, or from a trusted proxy.
 pub fn authority(head: &Parts, from_trusted: bool) -> Result<&str, EdgeRefusal> {
+    // In HTTP/1 the guard has seen to it; HTTP/2 comes without one, and an origin is sent HTTP/1.
+    if head.version == Version::HTTP_2 && !is_plain(&head.uri) {
+        return Err(EdgeRefusal::Malformed(BadRequest::Target));
+    }
     if from_trusted && head.headers.contains_key(FORWARDED_HOST) {
         // Several proxies that each add a value leave no way to tell which one was ours.
         let forwarded = only_value(&head.headers, &FORWARDED_HOST)?.ok_or(EdgeRefusal::InvalidHost)?;
@@ -51,6 +56,11 @@ pub fn authority(head: &Parts, from_trusted: bool) -> Result<&str, EdgeRefusal> 
         (None, Some(host)) if !host.is_empty() => Ok(host),
         (None, _) => Err(EdgeRefusal::InvalidHost),
     }
+}
+
+/// Whether every byte of the target may stand in a request line.
+fn is_plain(uri: &Uri) -> bool {
+    uri.path_and_query().is_none_or(|target| target.as_str().bytes().all(|byte| (0x21..0x7f).contains(&byte)))
 }
 
 fn only_value<'r>(headers: &'r HeaderMap, name: &HeaderName) -> Result<Option<&'r str>, EdgeRefusal> {
