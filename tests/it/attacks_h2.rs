@@ -370,6 +370,7 @@ async fn a_client_that_opens_no_window_or_sends_no_body_is_given_up() {
     let rig = Rig::start().await;
     for (what, settings, flags, fields) in [
         ("a small answer not taken", &[(4, 0)][..], WHOLE, get(&rig.site, "/")),
+        ("a small answer whose end is not taken", &[(4, 5)], WHOLE, get(&rig.site, "/")),
         ("a large answer not taken", &[(4, 0)], WHOLE, get(&rig.proxied, "/large")),
         ("a large answer taken in part", &[], WHOLE, get(&rig.proxied, "/large")),
         (
