@@ -7,6 +7,9 @@ use crate::frames::{
     WINDOW_UPDATE, Wire, block, frame, get, request, setting, string,
 };
 
+/// Name and value.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
 const WHOLE: u8 = END_HEADERS | END_STREAM;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -21,7 +24,7 @@ async fn a_header_block_that_is_malformed_is_refused_and_reaches_nobody() {
         let authority: (&[u8], &[u8]) = (b":authority", host);
         let path: (&[u8], &[u8]) = (b":path", SMUGGLED.as_bytes());
         let usual = [method, scheme, authority, path];
-        let lists: Vec<(&str, Vec<(&[u8], &[u8])>)> = vec![
+        let lists: Vec<(&str, Vec<Field>)> = vec![
             ("no method", vec![scheme, authority, path]),
             ("no scheme", vec![method, authority, path]),
             ("no path", vec![method, scheme, authority]),
@@ -85,7 +88,7 @@ async fn a_header_block_that_is_malformed_is_refused_and_reaches_nobody() {
     }
     // What may be, is.
     let host = rig.proxied.as_bytes();
-    let (method, scheme, path): ((&[u8], &[u8]), (&[u8], &[u8]), (&[u8], &[u8])) =
+    let (method, scheme, path): (Field, Field, Field) =
         ((b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/fine"));
     for fields in [
         vec![method, scheme, path, (b"host", host)],
@@ -367,6 +370,7 @@ async fn a_client_that_opens_no_window_or_sends_no_body_is_given_up() {
     let rig = Rig::start().await;
     for (what, settings, flags, fields) in [
         ("a small answer not taken", &[(4, 0)][..], WHOLE, get(&rig.site, "/")),
+        ("a small answer whose end is not taken", &[(4, 5)], WHOLE, get(&rig.site, "/")),
         ("a large answer not taken", &[(4, 0)], WHOLE, get(&rig.proxied, "/large")),
         ("a large answer taken in part", &[], WHOLE, get(&rig.proxied, "/large")),
         (
