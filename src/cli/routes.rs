@@ -17,7 +17,7 @@ pub struct RouteArgs {
 enum RouteCommand {
     /// Say every rule that is tried for an address, in order, and what came out
     Explain {
-        /// Such as https://blog.libra.sh/about
+        /// Such as `https://blog.libra.sh/about`
         #[arg(value_name = "URL")]
         address: String,
         /// Print the server's answer

@@ -30,7 +30,7 @@ enum WorkersCommand {
     Upstream {
         /// Name, Worker name or id of the project
         project: String,
-        /// http://HOST[:PORT], https://HOST[:PORT] or unix:/PATH; may be given several times
+        /// `http://HOST[:PORT]`, `https://HOST[:PORT]` or unix:/PATH; may be given several times
         #[arg(long, value_name = "ORIGIN")]
         origin: Vec<String>,
         /// What differs from the server's [upstream] settings, as JSON: '{"health":{"path":"/up"}}'

@@ -16,7 +16,7 @@ use super::problem::Problem;
 const ID: &str = "x-request-id";
 
 /// The id of this request: the remembered one, a valid incoming one, or a new one.
-/// Without [`remember`] a second call may make a second id.
+/// Without `remember` a second call may make a second id.
 pub fn request_id(req: &HttpRequest) -> RequestId {
     let known = req.extensions().get::<RequestId>().cloned();
     known.unwrap_or_else(|| RequestId::accept(req.headers().get(ID).map(HeaderValue::as_bytes)))

@@ -1,4 +1,4 @@
-//! Owns the socket of one client: every byte of HTTP/1 passes the strict reading of [`head`] and [`chunks`] on its way
+//! Owns the socket of one client: every byte of HTTP/1 passes the strict reading of [`super::head`] and [`super::chunks`] on its way
 //! to the parser, and every wait on the client has its limit.
 //! Never changes a byte. A finding is told to the service by the number of the request it is about; a body that can't
 //! be followed ends the connection.
