@@ -140,7 +140,8 @@ impl Control {
         self.may_operate(who, project).await?;
         match self.store.upstream_remove(&who.scope(), project).await? {
             UpstreamRemoved::ProjectMissing => Err(ControlError::ProjectNotFound),
-            UpstreamRemoved::NotRegistered => Err(ControlError::UpstreamNotFound),
+            // What was asked for holds already.
+            UpstreamRemoved::NotRegistered => Ok(true),
             UpstreamRemoved::Done { epoch } => {
                 tracing::info!(project.id = %project, user.id = %who.user_id, epoch, "upstream removed");
                 Ok(self.wait_for_routes(epoch).await)

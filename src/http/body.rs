@@ -53,7 +53,8 @@ impl FromRequest for OptionalJson {
             if body.is_empty() {
                 return Ok(Self(None));
             }
-            parse(body, is_json).await.map(|value| Self(Some(value)))
+            // Null says as much as nothing.
+            parse(body, is_json).await.map(|value| Self(Some(value).filter(|value| !value.is_null())))
         })
     }
 }

@@ -142,7 +142,7 @@ pub struct DeployBody {
     /// A domain to claim; it is served once its TXT record proves it. No public suffix, no
     /// address of the platform.
     #[schema(
-        max_length = 253,
+        max_length = 246,
         example = "shop.example.com",
         pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"
     )]

@@ -31,10 +31,18 @@ struct DomainBody {
     #[schema(pattern = "^[0-9a-f]{32}$")]
     project_id: String,
     /// The domain; names of other scripts and capitals are stored as lower-case A-labels.
-    #[schema(min_length = 1, max_length = 1000, example = "shop.example.com")]
+    #[schema(
+        max_length = 246,
+        example = "shop.example.com",
+        pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"
+    )]
     hostname: String,
     /// Another domain of the project, which answers itself, to which requests are sent on with 308.
-    #[schema(max_length = 1000, example = "www.example.com")]
+    #[schema(
+        max_length = 246,
+        example = "www.example.com",
+        pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"
+    )]
     redirect_to: Option<String>,
 }
 
@@ -143,7 +151,7 @@ pub async fn add(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result<Ht
 /// Those of the credential's organization, in pages.
 #[utoipa::path(get, path = "/api/v1/domains", operation_id = "listDomains", tag = "domains", security(("bearer" = [])),
     params(("projectId" = Option<String>, Query, pattern = "^[0-9a-f]{32}$"),
-        ("hostname" = Option<String>, Query, description = "Only this one", max_length = 1000),
+        ("hostname" = Option<String>, Query, description = "Only this one", max_length = 253, pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"),
         ("cursor" = Option<String>, Query, description = "The nextCursor of the page before", pattern = "^[0-9a-f]{32}$"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100)),
     responses((status = 200, description = "One page", body = DomainPage), ReadRefusals))]

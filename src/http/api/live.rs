@@ -306,7 +306,9 @@ fn optional_version(fields: &mut Fields, problems: &mut Problems) -> Option<Vers
 
 fn percent(fields: &mut Fields, problems: &mut Problems) -> Option<u8> {
     let value = fields.take("percent");
-    let number = value.as_ref().and_then(Value::as_u64).and_then(|n| u8::try_from(n).ok());
+    // JSON knows one kind of number: 57.0 is a whole one too.
+    let whole = |value: &Value| value.as_f64().filter(|n| n.fract() == 0.0 && (1.0..=99.0).contains(n));
+    let number = value.as_ref().and_then(whole).map(|n| n as u8);
     let percent = number.filter(|n| (1..=99).contains(n));
     if percent.is_none() {
         let message = if value.is_none() { "is required" } else { "must be a whole number from 1 to 99" };

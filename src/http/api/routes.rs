@@ -15,7 +15,7 @@ use crate::routing::explain::{Asked, Explained, Named, Step, explain};
 use crate::routing::{Live, Target};
 
 /// Longer than any request line that is taken.
-const URL_BYTES: usize = 8_192;
+const URL_CHARS: usize = 8_192;
 
 #[derive(Debug, Deserialize)]
 pub struct Question {
@@ -138,8 +138,8 @@ fn split(url: &str) -> Result<Parts<'_>, &'static str> {
     if url.is_empty() {
         return Err("is required");
     }
-    if url.len() > URL_BYTES || url.chars().any(|c| c.is_control() || c == ' ') {
-        return Err("must be an address of at most 8192 bytes without spaces");
+    if url.chars().count() > URL_CHARS {
+        return Err("must be an address of at most 8192 characters");
     }
     let rest = match url.split_once("://") {
         Some(("http" | "https", rest)) => rest,

@@ -63,7 +63,7 @@ pub struct Filter {
 struct UpstreamBody {
     /// `http://host[:port]`, `https://host[:port]` or `unix:/absolute/path`; at most `upstream.max_origins` (16).
     /// Public addresses, and what `upstream.allowed_networks` and `upstream.unix_directories` name.
-    #[schema(min_items = 1, max_items = 16, example = json!(["http://10.20.0.7:3000", "unix:/run/apps/shop.sock"]))]
+    #[schema(min_items = 1, max_items = 16, example = json!(["https://app.example.com", "http://app.example.net:3000"]))]
     origins: Vec<String>,
     /// What differs from the settings of `[upstream]`, with the names of the answer's `policy`.
     #[schema(value_type = Option<Object>, example = json!({ "health": { "path": "/up", "intervalMs": 2000 }, "hostHeader": "origin" }))]
@@ -168,7 +168,7 @@ pub async fn put(
 
 /// Remove a Worker's origins.
 ///
-/// With an operator's credential. The Worker serves what is deployed again.
+/// With an operator's credential. The Worker serves what is deployed again. Where none are registered, nothing is done.
 #[utoipa::path(delete, path = "/api/v1/projects/{id}/upstream", operation_id = "removeUpstream", tag = "workers", security(("bearer" = [])),
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
     responses((status = 200, description = "Removed", body = UpstreamRemoval), WriteRefusals))]
