@@ -63,8 +63,8 @@ pub struct Filter {
 ///
 /// One for each proved custom domain of the credential's organization, in pages.
 #[utoipa::path(get, path = "/api/v1/certificates", operation_id = "listCertificates", tag = "certificates", security(("bearer" = [])),
-    params(("hostname" = Option<String>, Query, description = "Only this domain", max_length = 253, pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"),
-        ("cursor" = Option<String>, Query, description = "The nextCursor of the page before", max_length = 253, pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"),
+    params(("hostname" = Option<String>, Query, description = "Only this domain", max_length = 253, pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the page before", max_length = 253, pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100)),
     responses((status = 200, description = "One page", body = CertificatePage), ReadRefusals))]
 pub async fn list(

@@ -151,7 +151,7 @@ pub async fn add(caller: Caller, body: Json, door: Data<FrontDoor>) -> Result<Ht
 /// Those of the credential's organization, in pages.
 #[utoipa::path(get, path = "/api/v1/domains", operation_id = "listDomains", tag = "domains", security(("bearer" = [])),
     params(("projectId" = Option<String>, Query, pattern = "^[0-9a-f]{32}$"),
-        ("hostname" = Option<String>, Query, description = "Only this one", max_length = 253, pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$"),
+        ("hostname" = Option<String>, Query, description = "Only this one", max_length = 253, pattern = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"),
         ("cursor" = Option<String>, Query, description = "The nextCursor of the page before", pattern = "^[0-9a-f]{32}$"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100)),
     responses((status = 200, description = "One page", body = DomainPage), ReadRefusals))]

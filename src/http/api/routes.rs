@@ -14,8 +14,8 @@ use crate::http::problem::Problem;
 use crate::routing::explain::{Asked, Explained, Named, Step, explain};
 use crate::routing::{Live, Target};
 
-/// Longer than any request line that is taken.
-const URL_CHARS: usize = 8_192;
+/// As long as browsers take them; escaped, it still fits into a request line.
+const URL_CHARS: usize = 2_048;
 
 #[derive(Debug, Deserialize)]
 pub struct Question {
@@ -64,7 +64,7 @@ pub struct RouteStep {
 ///
 /// Every rule in the order in which it is tried. Of other organizations' Workers nothing is told.
 #[utoipa::path(get, path = "/api/v1/routes/explain", operation_id = "explainRoute", tag = "workers", security(("bearer" = [])),
-    params(("url" = String, Query, description = "Such as https://blog.libra.sh/about; without a scheme too", min_length = 1, max_length = 8192)),
+    params(("url" = String, Query, description = "Such as https://blog.libra.sh/about; without a scheme too", min_length = 1, max_length = 2048)),
     responses((status = 200, description = "The rules and the winner", body = RouteExplanation), ReadRefusals))]
 pub async fn get(
     caller: Caller,
@@ -139,7 +139,7 @@ fn split(url: &str) -> Result<Parts<'_>, &'static str> {
         return Err("is required");
     }
     if url.chars().count() > URL_CHARS {
-        return Err("must be an address of at most 8192 characters");
+        return Err("must be an address of at most 2048 characters");
     }
     let rest = match url.split_once("://") {
         Some(("http" | "https", rest)) => rest,
