@@ -30,6 +30,9 @@ CASES = {
 GOALS = {"static": ("nginx", 1.0), "proxy": ("haproxy", 1.0), "upload": ("haproxy", 1.0), "websocket": ("haproxy", 1.0)}
 
 
+# The others write no access log here, so neither does Libra.
+LIKE_THEIRS = {"LIBRA__LOG__ACCESS__ENABLED": "false"}
+
 def content():
     small = "<!doctype html><title>small</title>\n" + "<p>Twelve hundred bytes of a page.</p>\n" * 31
     return {SMALL: small.encode(), LARGE: os.urandom(2**20)}
@@ -87,7 +90,7 @@ def measure(binary, results, report, quick=False):
         sink = stack.enter_context(Helper(origin_core, helper))
         behind = {"origin": origin.address, "helper": sink.address}
         rivals = [stack.enter_context(kind(server_core, files, **behind)) for kind in (Nginx, Haproxy, Caddy)]
-        server = stack.enter_context(Server(binary, cores=server_core))
+        server = stack.enter_context(Server(binary, cores=server_core, settings=LIKE_THEIRS))
         libra = Libra(server, files, origin, sink)
         sides = {side.name: side for side in (libra, *rivals)}
         same_bytes(sides, files)
