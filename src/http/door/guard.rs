@@ -414,3 +414,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_client_that_still_takes_an_answer_is_not_late_with_its_next_request() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
+        let patience = Patience { head: short, keep_alive: short, stream: long, linger: short };
+        let (mut client, socket) = tokio::io::duplex(64);
+        let bounds = Bounds { head_bytes: 1024, patience };
+        let mut guarded = Guarded::http1(socket, Vec::new(), bounds, Arc::default());
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut head = [0; 64];
+        assert_eq!(guarded.read(&mut head).await.unwrap(), 18);
+        // More than the client has room for: the rest waits for it.
+        let writing = tokio::time::timeout(short, guarded.write_all(&[b'x'; 1000])).await;
+        assert!(writing.is_err());
+        let waiting = tokio::time::timeout(short * 5, guarded.read(&mut head)).await;
+        assert!(waiting.is_err(), "given up: {waiting:?}");
+    }
+}
