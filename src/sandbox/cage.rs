@@ -187,14 +187,7 @@ impl Cage {
 
     fn launch_order(&self, host: &Host, bwrap: &Path, node: Option<&Path>, order: ExecOrder) -> LaunchOrder {
         let polled = self.meter.cgroup.is_none();
-        let counted = || match self.meter.slot_uid {
-            Some(_) => u64::from(self.limits.processes),
-            // The kernel counts all processes of this user, so what runs already is added.
-            None => {
-                u64::from(self.limits.processes)
-                    + processes::tasks_of_uid(rustix::process::geteuid().as_raw())
-            }
-        };
+        let processes = polled.then_some(u64::from(self.limits.processes));
         let mut env = environment::base();
         if matches!(self.isolation, Isolation::Bubblewrap { has_egress: true, .. }) {
             // Node's own fetch asks for a proxy only then, and pays 100 ms of every start for it.
@@ -211,7 +204,9 @@ impl Cage {
                 .map(super::cgroup::Cgroup::join_files)
                 .unwrap_or_default(),
             file_bytes: host.settings.file_bytes.min(self.limits.disk_bytes),
-            tasks: polled.then(counted),
+            // A slot's uid runs this build alone. An ordinary user's other processes are not this build's:
+            // the shim sets it there, inside the user namespace, where the kernel counts the build only.
+            tasks: self.meter.slot_uid.and(processes),
             bwrap: bwrap.to_owned(),
             bound: Bound {
                 tree: self.workspace.tree_path(),
@@ -226,7 +221,12 @@ impl Cage {
             // there what each may have where a cgroup counts them.
             tmp_bytes: if polled { self.limits.tmp_bytes / 2 } else { self.limits.tmp_bytes },
             directory: order.directory.trim_end_matches('/').to_owned(),
-            shim: ShimOrder { argv: order.argv, env, network: order.network },
+            shim: ShimOrder {
+                argv: order.argv,
+                env,
+                network: order.network,
+                tasks: if self.meter.slot_uid.is_none() { processes } else { None },
+            },
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct LaunchOrder {
     pub slot_uid: Option<u32>,
     pub cgroup_files: Vec<PathBuf>,
     pub file_bytes: u64,
-    /// Where no cgroup bounds them.
+    /// Where no cgroup bounds them and the slot's uid is the build's alone.
     pub tasks: Option<u64>,
     pub bwrap: PathBuf,
     pub bound: Bound,

@@ -123,11 +123,6 @@ pub(super) fn of_uid(uid: u32) -> Vec<i32> {
     pids().filter(belongs).collect()
 }
 
-/// Threads of all processes of this user, for a process limit that counts the whole user.
-pub(super) fn tasks_of_uid(uid: u32) -> u64 {
-    of_uid(uid).into_iter().filter_map(read).map(|process| process.threads).sum()
-}
-
 /// Sends SIGKILL; a process that is gone already is no error.
 pub(super) fn kill(pid: i32) {
     // 0 and below would mean a group or everybody.

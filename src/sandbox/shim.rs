@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
@@ -30,6 +31,10 @@ pub(super) struct ShimOrder {
     pub argv: Vec<String>,
     pub env: Vec<(String, String)>,
     pub network: bool,
+    /// Processes and threads in this user namespace, where neither a cgroup nor a uid of its own bounds
+    /// them. Linux counts them by namespace since 5.14; before, by user, and then this is too strict.
+    #[serde(default)]
+    pub tasks: Option<u64>,
 }
 
 /// `libra internal sandbox-shim`.
@@ -48,6 +53,11 @@ fn run() -> Result<u8, String> {
     io::stdin().read_to_end(&mut text).map_err(|e| format!("could not read the order: {e}"))?;
     let order: ShimOrder = serde_json::from_slice(&text).map_err(|e| format!("unreadable order: {e}"))?;
     drop(text);
+    if let Some(tasks) = order.tasks {
+        let limit = Rlimit { current: Some(tasks), maximum: Some(tasks) };
+        rustix::process::setrlimit(Resource::Nproc, limit)
+            .map_err(|e| format!("could not bound the processes: {e}"))?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

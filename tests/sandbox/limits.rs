@@ -50,6 +50,26 @@ async fn a_fork_bomb_ends_at_the_process_limit() {
     sandbox.destroy().await.unwrap();
 }
 
+/// Starts a process again and again for as long as its neighbour has its own, and says if it could not.
+const STARTS: &str = "import os, sys, time\nend = time.time() + 4\nwhile time.time() < end:\n  try: child = os.fork()\n  except OSError: sys.exit(9)\n  if child == 0: os._exit(0)\n  os.waitpid(child, 0)\n  time.sleep(0.01)";
+/// Has 200 processes for that time.
+const CROWD: &str = "import os, time\nfor _ in range(200):\n  if os.fork() == 0:\n    time.sleep(6)\n    os._exit(0)\ntime.sleep(6)";
+
+#[tokio::test]
+async fn the_processes_of_one_build_do_not_count_for_another() {
+    let yard = Yard::new();
+    let mut small = yard.limited("small.1", |limits| limits.processes = 32).await;
+    let mut crowded = yard.sandbox("crowded.1").await;
+    let (starts, crowd) = tokio::join!(
+        run(&mut *small, command(&["python3", "-c", STARTS])),
+        run(&mut *crowded, command(&["python3", "-c", CROWD])),
+    );
+    starts.must_succeed();
+    crowd.must_succeed();
+    small.destroy().await.unwrap();
+    crowded.destroy().await.unwrap();
+}
+
 #[tokio::test]
 async fn endless_output_is_cut_at_the_limit_and_ended() {
     let yard = Yard::new();
