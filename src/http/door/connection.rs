@@ -38,7 +38,8 @@ pub async fn serve(accepted: Accepted, shared: Rc<Shared>) {
         socket.set_nodelay(true)?;
         match tls {
             None => plain(socket, connection, &shared).await,
-            Some(config) => encrypted(socket, config, connection, &shared).await,
+            // Boxed, as is HTTP/2: a plain connection would be kept at the size of the largest kind.
+            Some(config) => Box::pin(encrypted(socket, config, connection, &shared)).await,
         }
     };
     if let Err(e) = served.await {
@@ -69,7 +70,7 @@ async fn plain(socket: tokio::net::TcpStream, connection: Connection, shared: &R
         Ok(Err(e)) => return Err(e),
     }
     if ahead.starts_with(PREFACE) {
-        speak_http2(socket, ahead, connection, shared).await
+        Box::pin(speak_http2(socket, ahead, connection, shared)).await
     } else {
         speak_http1(socket, ahead, connection, shared).await
     }
@@ -84,7 +85,7 @@ async fn encrypted(
     let shaking = tokio_rustls::TlsAcceptor::from(config).accept(socket);
     let socket = timeout(shared.settings.tls_handshake, shaking).await??;
     match socket.get_ref().1.alpn_protocol() {
-        Some(b"h2") => speak_http2(socket, Vec::new(), connection, shared).await,
+        Some(b"h2") => Box::pin(speak_http2(socket, Vec::new(), connection, shared)).await,
         None | Some(b"http/1.1") => speak_http1(socket, Vec::new(), connection, shared).await,
         // A certificate was proved by the handshake itself; there is nothing to say.
         Some(_) => Ok(()),

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -23,6 +24,8 @@ use crate::routing::BadRequest;
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// Of HTTP/2's preface (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
+/// Up to here what is written is copied together.
+const JOINED_BYTES: usize = 2048;
 /// After our last byte: as much of what the client still sends is read, so that it sees the answer and no reset.
 const LINGER_BYTES: usize = 1024 * 1024;
 
@@ -315,6 +318,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             let here = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead[..here]);
             this.ahead.drain(..here);
+            if this.ahead.is_empty() {
+                this.ahead = Vec::new();
+            }
         } else if Pin::new(&mut this.socket).poll_read(cx, buf)?.is_pending() {
             let Some(due) = this.read_due() else { return Poll::Pending };
             if !this.is_over(cx, due) {
@@ -364,7 +370,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let result = Pin::new(&mut this.socket).poll_write_vectored(cx, bufs);
+        let size: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let result = if size <= JOINED_BYTES {
+            // A small answer in one piece: the system takes that for less than a list of two.
+            let mut joined = [0; JOINED_BYTES];
+            let mut room = &mut joined[..];
+            bufs.iter().for_each(|buf| room.put_slice(buf));
+            Pin::new(&mut this.socket).poll_write(cx, &joined[..size])
+        } else {
+            Pin::new(&mut this.socket).poll_write_vectored(cx, bufs)
+        };
         this.taken(cx, result)
     }
 

@@ -19,10 +19,9 @@ use super::guard::{Findings, Open};
 use super::{Accepted, DoorSettings, connection};
 use crate::http::edge::body::Watcher;
 use crate::http::edge::tunnel::Tunnel;
-use crate::http::edge::{self, Body, Connection, EdgeState, Outcome, RequestBody};
+use crate::http::edge::{self, Body, Connection, EdgeState, Outcome, RequestBody, RequestId};
 use crate::http::seen::{Seat, Seen, Watch};
 use crate::routing::{BadRequest, EdgeRefusal};
-use crate::runtime::upstream::Progress;
 
 /// Between two looks at whether the last connection has ended.
 const LOOK: Duration = Duration::from_millis(5);
@@ -123,6 +122,18 @@ impl Shared {
         })
     }
 
+    async fn platform(
+        &self,
+        request: Request<RequestBody>,
+        id: &RequestId,
+        connection: Connection,
+    ) -> http::Response<Body> {
+        match self.control().await {
+            Ok(control) => control.call(request, id, connection).await,
+            Err(refusal) => (self.edge.refuse)(id, false, refusal).map(Body::bytes),
+        }
+    }
+
     /// Answers one request.
     pub async fn answer(
         self: Rc<Self>,
@@ -136,16 +147,13 @@ impl Shared {
             open: findings.open(),
             _in_hand: InHand::new(&self),
         };
-        let request = request
-            .map(|body| RequestBody::from(body).followed(|| Progress::of(Arc::clone(findings.pieces()))));
+        let request = request.map(|body| RequestBody::from(body).counted(findings.pieces()));
         let too_many = self.requests.get() > self.settings.requests;
         let response =
             match edge::serve(request, connection, bad, &self.edge, too_many, &mut held.watch.facts).await {
                 Outcome::Answered(response) => response,
-                Outcome::Platform(request, id) => match self.control().await {
-                    Ok(control) => control.call(request, &id, connection).await,
-                    Err(refusal) => (self.edge.refuse)(&id, false, refusal).map(Body::bytes),
-                },
+                // Boxed: its state would make that of every request larger.
+                Outcome::Platform(request, id) => Box::pin(self.platform(request, &id, connection)).await,
             };
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {
             findings.upgrade(tunnel.clone());

@@ -49,8 +49,7 @@ enum Kind {
     /// So many bytes from a disk.
     Sized(u64, Pieces),
     Frames(Frames),
-    /// Boxed: every answer of a site would be moved at its size too.
-    Origin(Box<OriginBody>),
+    Origin(OriginBody),
 }
 
 impl Body {
@@ -68,7 +67,7 @@ impl Body {
     }
 
     pub fn origin(body: OriginBody) -> Self {
-        Self::of(Kind::Origin(Box::new(body)))
+        Self::of(Kind::Origin(body))
     }
 
     /// A body that somebody else makes, with its trailers.
@@ -171,7 +170,7 @@ impl Kind {
                 Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
             },
             Kind::Frames(frames) => frames.as_mut().poll_frame(cx),
-            Kind::Origin(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
+            Kind::Origin(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 }

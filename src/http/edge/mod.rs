@@ -11,6 +11,7 @@ mod forward;
 pub mod host;
 pub mod isolate;
 pub mod negotiate;
+mod outgoing;
 pub mod range;
 pub mod rates;
 mod refuse;
@@ -49,9 +50,12 @@ pub use request_id::RequestId;
 /// Makes the answer to a refused request; `http/problem.rs` has the one mapping. The flag: a page for a browser.
 pub type Refuse = fn(&RequestId, bool, EdgeRefusal) -> Response<Bytes>;
 
-const VERSION: HeaderName = HeaderName::from_static("x-libra-version");
-const DIGEST: HeaderName = HeaderName::from_static("x-libra-digest");
-const EPOCH: HeaderName = HeaderName::from_static("x-libra-epoch");
+const VERSION_TEXT: &str = "x-libra-version";
+const DIGEST_TEXT: &str = "x-libra-digest";
+const EPOCH_TEXT: &str = "x-libra-epoch";
+const VERSION: HeaderName = HeaderName::from_static(VERSION_TEXT);
+const DIGEST: HeaderName = HeaderName::from_static(DIGEST_TEXT);
+const EPOCH: HeaderName = HeaderName::from_static(EPOCH_TEXT);
 
 /// What a request needs, made once at start.
 #[derive(Debug, Clone)]
@@ -108,7 +112,7 @@ pub async fn serve(
     is_saturated: bool,
     facts: &mut Facts,
 ) -> Outcome {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let id = RequestId::from_headers(&head.headers);
     let unread = !body.is_empty() && head.version < Version::HTTP_2;
     let aimed = aim(&head, connection, bad, state, facts).and_then(|aim| match aim {
@@ -139,7 +143,7 @@ pub async fn serve(
         Way::Forward(forwarding) => {
             let accept = head.headers.get(header::ACCEPT).cloned();
             let version = head.version;
-            match forwarding.send(head, body, &id, state, facts).await {
+            match forwarding.send(&mut head, body, &id, state, facts).await {
                 Ok(response) => response,
                 Err(refusal) => refusal_answer(accept.as_ref(), version, &id, state, refusal),
             }

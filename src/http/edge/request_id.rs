@@ -51,6 +51,10 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     pub fn into_value(self) -> HeaderValue {
         self.0
     }

@@ -172,12 +172,13 @@ impl Sending<'_> {
     async fn held(&self, encoding: Encoding, extent: Extent) -> Result<Held, ReadError> {
         match self.cache.get(self.file, encoding) {
             Some(body) => Ok(body),
-            None => self.cache.read(self.version, self.file, encoding, extent).await,
+            // Boxed, here and below: reading a disk is rare, and its state would make that of every request larger.
+            None => Box::pin(self.cache.read(self.version, self.file, encoding, extent)).await,
         }
     }
 
     async fn streamed(&self, part: Extent) -> Result<Body, ReadError> {
-        let stream = self.cache.stream(self.version, part).await?;
+        let stream = Box::pin(self.cache.stream(self.version, part)).await?;
         Ok(Body::sized(part.size, stream))
     }
 

@@ -2,24 +2,20 @@
 //! Never offers an origin another protocol than that: `Upgrade: h2c` would be a way around everything we check.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::request::Parts;
-use http::{Method, Response, Version};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
+use http::{Method, Response, Version, response};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use super::body::{Body, BodyError};
-use crate::runtime::upstream::Switching;
+use super::body::Body;
+use crate::runtime::upstream::Switched;
 
 /// One read from an origin.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -37,10 +33,7 @@ pub(super) fn asked_for(head: &Parts) -> bool {
 }
 
 /// Puts back what was stripped as a matter of one hop.
-pub(super) fn offer(headers: &mut HeaderMap) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-}
+pub(super) const OFFER: &[u8] = b"connection: Upgrade\r\nupgrade: websocket\r\n";
 
 /// What ends a tunnel from our side.
 #[derive(Debug, Clone)]
@@ -72,19 +65,17 @@ impl Ending {
 /// Joins the two sides. The tunnel ends with either of them, with silence, which the client's connection measures, and
 /// with `ending`: then the client is told to come again (close code 1012).
 pub(super) fn open(
-    response: Response<Incoming>,
+    head: response::Parts,
     client: OnUpgrade,
-    switching: Switching,
+    switched: Switched,
     ending: Ending,
 ) -> Response<Body> {
-    let (mut head, _) = response.into_parts();
-    let origin = head.extensions.remove::<OnUpgrade>();
     let (ended, told) = tokio::sync::oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
-        let _held = (switching, ended);
-        let Some(origin) = origin else { return };
-        let (Ok(client), Ok(origin)) = tokio::join!(client, origin) else { return };
-        if let Err(e) = relay(TokioIo::new(client), TokioIo::new(origin), &ending).await {
+        let Switched { socket, early, turn } = switched;
+        let _held = (turn, ended);
+        let Ok(client) = client.await else { return };
+        if let Err(e) = relay(TokioIo::new(client), socket, early, &ending).await {
             tracing::trace!(error = %e, "a tunnel ended early");
         }
     });
@@ -93,12 +84,15 @@ pub(super) fn open(
     response
 }
 
-async fn relay<S>(client: S, origin: S, ending: &Ending) -> io::Result<()>
+/// `early` is what the origin said before.
+async fn relay<C, O>(client: C, origin: O, early: Bytes, ending: &Ending) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite,
+    C: AsyncRead + AsyncWrite,
+    O: AsyncRead + AsyncWrite,
 {
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_origin, mut to_origin) = tokio::io::split(origin);
+    let (from_origin, mut to_origin) = tokio::io::split(origin);
+    let mut from_origin = io::Cursor::new(early).chain(from_origin);
     let up = async {
         tokio::io::copy(&mut from_client, &mut to_origin).await?;
         to_origin.shutdown().await
@@ -206,38 +200,6 @@ fn names(headers: &HeaderMap, name: &header::HeaderName, word: &[u8]) -> bool {
     words.any(|named| named.trim_ascii().eq_ignore_ascii_case(word))
 }
 
-/// The answer of an origin that did not want a WebSocket.
-pub(super) struct Declined {
-    incoming: Incoming,
-    _switching: Switching,
-}
-
-impl Declined {
-    pub fn new(incoming: Incoming, switching: Switching) -> Self {
-        Self { incoming, _switching: switching }
-    }
-}
-
-impl HttpBody for Declined {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.incoming).poll_frame(cx).map_err(Into::into)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,7 +252,7 @@ mod tests {
         let (client, mut browser) = tokio::io::duplex(1024);
         let (origin, mut server) = tokio::io::duplex(1024);
         let (whole, told) = (frame(10, false), ending.clone());
-        let relaying = tokio::spawn(async move { relay(client, origin, &told).await });
+        let relaying = tokio::spawn(async move { relay(client, origin, Bytes::new(), &told).await });
         server.write_all(&whole[..5]).await.unwrap();
         let mut seen = vec![0; 5];
         browser.read_exact(&mut seen).await.unwrap();

@@ -1,74 +1,41 @@
-//! Owns the body of an origin's answer: it drives its connection while it is read, and gives it back when it is over.
-//! Never reads ahead of the client: the origin is slowed down instead. Dropped early, it closes the connection.
+//! Owns an answer's body on its way from its origin: it drives the connection that it comes on, gives it back when it
+//! is over, and bounds the origin's silence.
+//! Never gives a connection back whose answer was not read to its end.
 
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::time::Instant;
 
-use super::Upstream;
 use super::choose::Turn;
+pub use super::exchange::OriginBodyError;
 use super::link::Link;
 
 /// What an origin answers.
 pub struct OriginBody {
-    incoming: Incoming,
     /// Until it was given back.
-    link: Option<Link>,
+    link: Option<Box<Link>>,
+    /// Given back with it, or with the body.
     turn: Option<Turn>,
-    upstream: Arc<Upstream>,
-    alarm: Option<Pin<Box<Sleep>>>,
     last: Instant,
 }
 
-/// Why an answer ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum OriginBodyError {
-    #[error("the origin's answer ended early")]
-    Broken(#[from] hyper::Error),
-    #[error("the origin fell silent in the middle of its answer")]
-    Silent,
-}
-
 impl OriginBody {
-    pub(super) fn new(incoming: Incoming, link: Link, turn: Turn, upstream: Arc<Upstream>) -> Self {
-        Self { incoming, link: Some(link), turn: Some(turn), upstream, alarm: None, last: Instant::now() }
+    pub(super) fn new(link: Box<Link>, turn: Turn, cx: &mut Context<'_>) -> Self {
+        let mut body = Self { link: Some(link), turn: Some(turn), last: Instant::now() };
+        // At once where there is no body to read: nobody would ask for one.
+        body.settle(cx);
+        body
     }
 
-    /// Gives the connection back at once where there is no body to read: nobody would ask for one.
-    pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
-        if self.incoming.is_end_stream() {
-            self.give_back(cx);
-        }
-    }
-
-    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        let idle = self.upstream.policy.idle_timeout;
-        loop {
-            let due = self.last + idle;
-            // Set once and looked at when it rings: most answers end before it ever does.
-            let alarm = self.alarm.get_or_insert_with(|| {
-                Box::pin(tokio::time::sleep_until(tokio::time::Instant::from_std(due)))
-            });
-            if alarm.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-            if due <= Instant::now() {
-                return true;
-            }
-            alarm.as_mut().reset(tokio::time::Instant::from_std(due));
-        }
-    }
-
-    fn give_back(&mut self, cx: &mut Context<'_>) {
-        if let (Some(link), Some(turn)) = (self.link.take(), self.turn.take()) {
-            self.upstream.origins[turn.at].pool.keep(link, cx);
+    fn settle(&mut self, cx: &mut Context<'_>) {
+        if self.link.as_ref().is_some_and(|link| link.is_answered())
+            && let (Some(link), Some(turn)) = (self.link.take(), self.turn.take())
+            && link.is_reusable()
+        {
+            turn.origin().pool.keep(link, cx);
         }
     }
 }
@@ -82,45 +49,41 @@ impl Body for OriginBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, OriginBodyError>>> {
         let this = self.get_mut();
-        if let Some(link) = &mut this.link {
-            // Its end shows in the body.
-            let _ended = link.drive(cx);
-        }
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        let (Some(link), Some(turn)) = (&mut this.link, &this.turn) else { return Poll::Ready(None) };
+        match link.poll_piece(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.last = Instant::now();
-                // Whether this was the last piece shows only when the connection has looked for the next.
-                if let Some(link) = &mut this.link {
-                    let _ended = link.drive(cx);
-                }
-                if this.incoming.is_end_stream() {
-                    this.give_back(cx);
-                }
+                this.settle(cx);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(e))) => {
                 this.link = None;
-                Poll::Ready(Some(Err(e.into())))
+                Poll::Ready(Some(Err(e)))
             }
             Poll::Ready(None) => {
-                this.give_back(cx);
+                this.settle(cx);
                 Poll::Ready(None)
             }
-            Poll::Pending if this.is_silent(cx) => {
+            Poll::Pending => {
+                let due = this.last + turn.policy().idle_timeout;
+                if !link.alarm.is_over(cx, due) {
+                    return Poll::Pending;
+                }
                 this.link = None;
                 Poll::Ready(Some(Err(OriginBodyError::Silent)))
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        // While the link is held, whoever asks must read on, or it could not be given back.
-        self.link.is_none() && self.incoming.is_end_stream()
+        self.link.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match self.link.as_ref().map_or(Some(0), |link| link.exchange.left()) {
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
     }
 }
 

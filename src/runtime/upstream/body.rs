@@ -2,10 +2,9 @@
 //! Never holds more of it than the piece that is on its way.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -17,39 +16,8 @@ pub struct RequestBody {
     incoming: Option<Incoming>,
     /// At most so many bytes more; a client that sends more is cut off.
     left: Option<u64>,
-    progress: Option<Arc<Progress>>,
-}
-
-/// How far a body has come, for whoever waits for its end.
-#[derive(Debug, Default)]
-pub struct Progress {
-    moved: AtomicU64,
-    ended: OnceLock<Instant>,
     /// Counts every piece of every body of one connection.
-    connection: Option<Arc<AtomicU64>>,
-}
-
-impl Progress {
-    pub fn of(connection: Arc<AtomicU64>) -> Arc<Self> {
-        Arc::new(Self { connection: Some(connection), ..Self::default() })
-    }
-
-    /// Pieces so far.
-    pub(super) fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
-    }
-
-    /// Since when all of it was taken.
-    pub(super) fn ended(&self) -> Option<Instant> {
-        self.ended.get().copied()
-    }
-
-    fn piece(&self) {
-        self.moved.fetch_add(1, Ordering::Relaxed);
-        if let Some(connection) = &self.connection {
-            connection.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    pieces: Option<Arc<AtomicU64>>,
 }
 
 /// Why a client's body ended early.
@@ -64,7 +32,7 @@ pub enum RequestBodyError {
 impl From<Incoming> for RequestBody {
     fn from(body: Incoming) -> Self {
         let incoming = (!body.is_end_stream()).then_some(body);
-        Self { incoming, left: None, progress: None }
+        Self { incoming, left: None, pieces: None }
     }
 }
 
@@ -84,18 +52,13 @@ impl RequestBody {
         self
     }
 
+    /// Every piece is counted there.
     #[must_use]
-    pub fn followed(mut self, progress: impl FnOnce() -> Arc<Progress>) -> Self {
+    pub fn counted(mut self, pieces: &Arc<AtomicU64>) -> Self {
         if self.incoming.is_some() {
-            self.progress = Some(progress());
+            self.pieces = Some(Arc::clone(pieces));
         }
         self
-    }
-
-    /// What tells how far it has come; `None` where there is nothing to send.
-    pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
-        self.incoming.as_ref()?;
-        Some(Arc::clone(self.progress.get_or_insert_default()))
     }
 }
 
@@ -121,11 +84,8 @@ impl Body for RequestBody {
                 None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
             }
         }
-        if let Some(progress) = &this.progress {
-            progress.piece();
-            if frame.is_none() || body.is_end_stream() {
-                progress.ended.get_or_init(Instant::now);
-            }
+        if let Some(pieces) = &this.pieces {
+            pieces.fetch_add(1, Ordering::Relaxed);
         }
         Poll::Ready(frame.map(Ok))
     }

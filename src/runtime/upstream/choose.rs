@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{OriginReport, Upstream};
+use super::{OriginReport, OriginState, Upstream};
+use crate::domain::upstream::UpstreamPolicy;
 
 /// A request's place at an origin, given back when its answer is over.
 pub struct Turn {
@@ -16,6 +17,16 @@ pub struct Turn {
 impl std::fmt::Debug for Turn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Turn").field(&self.at).finish()
+    }
+}
+
+impl Turn {
+    pub(super) fn origin(&self) -> &OriginState {
+        &self.upstream.origins[self.at]
+    }
+
+    pub(super) fn policy(&self) -> &UpstreamPolicy {
+        &self.upstream.policy
     }
 }
 

@@ -6,9 +6,10 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use http::Request;
+use http::Method;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::exchange::Order;
 use super::link::Link;
 use super::{RequestBody, Upstream, socket};
 use crate::domain::upstream::HealthCheck;
@@ -57,20 +58,22 @@ async fn watch_one(upstream: Weak<Upstream>, at: usize) {
 
 /// Any answer below 500 is a good one: the origin answers, whatever it thinks of the question.
 async fn ask(upstream: &Upstream, at: usize, check: &HealthCheck) -> io::Result<()> {
-    let socket = socket::connect(upstream, &upstream.origins[at].address).await?;
-    let mut link = Link::open(socket).await?;
-    let request = Request::get(check.path.as_str())
-        .header(http::header::HOST, &upstream.origins[at].host)
-        .header(http::header::USER_AGENT, "libra-health-check")
-        .header(http::header::CONNECTION, "close")
-        .body(RequestBody::empty())
-        .map_err(io::Error::other)?;
-    let mut answered = std::pin::pin!(link.sender.try_send_request(request));
-    let answer = poll_fn(|cx| {
-        let _ended = link.drive(cx);
-        answered.as_mut().poll(cx)
-    });
-    let response = answer.await.map_err(|e| io::Error::other(e.into_error()))?;
-    let status = response.status().as_u16();
+    let origin = &upstream.origins[at];
+    let mut link = Link::new(socket::connect(upstream, &origin.address).await?);
+    link.begin(
+        &Order {
+            method: &Method::GET,
+            target: check.path.as_str(),
+            host: origin.host.as_bytes(),
+            fields: &|head| {
+                head.extend_from_slice(b"user-agent: libra-health-check\r\nconnection: close\r\n")
+            },
+            is_upgrade: false,
+        },
+        origin.host.as_bytes(),
+        RequestBody::empty(),
+    );
+    let answer = poll_fn(|cx| link.poll_answer(cx, &upstream.policy)).await.map_err(io::Error::other)?;
+    let status = answer.parts.status.as_u16();
     if status < 500 { Ok(()) } else { Err(io::Error::other(format!("it answered {status}"))) }
 }

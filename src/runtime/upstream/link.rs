@@ -1,56 +1,137 @@
-//! Owns one HTTP/1 connection to an origin and drives it from the task that uses it.
+//! Owns one connection to an origin: its socket, and the bytes on their way in both directions.
 //! Never runs in a task of its own: handing each request to another task and its answer back would cost two wake-ups,
-//! and a dropped link ends the origin's work at once.
+//! and a dropped link ends the origin's work at once. Never knows what the bytes mean.
 
-use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
 
-use hyper::client::conn::http1::{Builder, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
-use super::RequestBody;
+use super::alarm::Alarm;
+use super::exchange::Exchange;
 use super::socket::OriginSocket;
 
-/// Largest head of an origin's answer, and what one read of its body may hold.
-const BUFFER_BYTES: usize = 128 * 1024;
+/// Largest read; also the largest head of an answer.
+pub(super) const READ_BYTES: usize = 128 * 1024;
+/// First read of an answer: most are smaller.
+const FIRST_READ_BYTES: usize = 8 * 1024;
+/// Up to here a piece of a body is copied behind its head, and both are sent in one go.
+const JOINED_BYTES: usize = 8 * 1024;
 
 /// A connection.
 pub struct Link {
-    pub sender: SendRequest<RequestBody>,
-    driver: Option<Connection<TokioIo<OriginSocket>, RequestBody>>,
-    pub idle_since: Instant,
+    socket: OriginSocket,
+    /// What the origin sent and nobody has looked at.
+    pub(super) input: BytesMut,
+    /// What it is sent next, `written` bytes of it sent already.
+    pub(super) output: Vec<u8>,
+    written: usize,
+    /// Sent behind `output`, and `tail` behind it.
+    piece: Bytes,
+    tail: Bytes,
+    read_bytes: usize,
+    pub(super) alarm: Alarm,
+    pub(super) exchange: Exchange,
+    pub(super) idle_since: Instant,
 }
 
 impl Link {
-    pub async fn open(socket: OriginSocket) -> io::Result<Link> {
-        let mut builder = Builder::new();
-        builder.max_buf_size(BUFFER_BYTES);
-        let (sender, driver) = builder.handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
-        Ok(Link { sender, driver: Some(driver), idle_since: Instant::now() })
+    pub fn new(socket: OriginSocket) -> Box<Link> {
+        Box::new(Link {
+            socket,
+            input: BytesMut::new(),
+            output: Vec::new(),
+            written: 0,
+            piece: Bytes::new(),
+            tail: Bytes::new(),
+            read_bytes: FIRST_READ_BYTES,
+            alarm: Alarm::default(),
+            exchange: Exchange::default(),
+            idle_since: Instant::now(),
+        })
     }
 
-    /// Moves bytes. Ready when the connection has ended.
-    pub fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(driver) = &mut self.driver else { return Poll::Ready(()) };
-        if Pin::new(driver).poll(cx).is_pending() {
-            return Poll::Pending;
+    /// Reads what is there, after what was read before. 0: the origin has closed.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.input.reserve(self.read_bytes);
+        let room = self.input.capacity() - self.input.len();
+        let read = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input))?;
+        // A large answer is read in large pieces, a small one costs no large buffer.
+        if read == room {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES);
+        } else if read < FIRST_READ_BYTES {
+            self.read_bytes = FIRST_READ_BYTES;
         }
-        // Why it ended is told to whoever waits for an answer or a piece of a body.
-        self.driver = None;
-        Poll::Ready(())
+        Poll::Ready(Ok(read))
     }
 
-    /// Whether another request can be sent on it. Looks at the socket: an origin that has closed shows here, and so
-    /// does one that has said more than it was asked.
+    /// Puts a piece of a body behind what is to be sent, and `tail` behind it. There is no other piece yet.
+    pub(super) fn put(&mut self, piece: Bytes, tail: Bytes) {
+        debug_assert!(self.piece.is_empty() && self.tail.is_empty(), "sent before the next one is taken");
+        if self.output.len() + piece.len() <= JOINED_BYTES {
+            self.output.extend_from_slice(&piece);
+            self.output.extend_from_slice(&tail);
+        } else {
+            (self.piece, self.tail) = (piece, tail);
+        }
+    }
+
+    /// Ready when all is sent.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.output.is_empty() && self.piece.is_empty() && self.tail.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let head = &self.output[self.written..];
+            let socket = Pin::new(&mut self.socket);
+            let sent = match (head.is_empty(), self.piece.is_empty() && self.tail.is_empty()) {
+                (true, true) => break,
+                (false, true) => ready!(socket.poll_write(cx, head))?,
+                (_, false) => {
+                    let slices = [IoSlice::new(head), IoSlice::new(&self.piece), IoSlice::new(&self.tail)];
+                    ready!(socket.poll_write_vectored(cx, &slices))?
+                }
+            };
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_head = sent.min(head.len());
+            let of_piece = (sent - of_head).min(self.piece.len());
+            self.written += of_head;
+            self.piece.advance(of_piece);
+            self.tail.advance(sent - of_head - of_piece);
+            self.exchange.moved();
+        }
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.output.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether a request can be sent on it. Looks at the socket: an origin that has closed shows here, and so does one
+    /// that has said more than it was asked.
     pub fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx).is_pending() && self.sender.is_ready()
+        self.input.is_empty() && self.output.is_empty() && self.poll_fill(cx).is_pending()
     }
 
-    /// For an upgrade: the driver then hands the socket over.
-    pub fn into_driver(self) -> Option<Connection<TokioIo<OriginSocket>, RequestBody>> {
-        self.driver
+    /// Nothing is asked on it for now: what a large exchange needed is given up.
+    pub(super) fn rest(&mut self) {
+        self.idle_since = Instant::now();
+        self.exchange = Exchange::default();
+        if self.output.capacity() > JOINED_BYTES {
+            self.output = Vec::new();
+        }
+        if self.read_bytes > FIRST_READ_BYTES {
+            self.read_bytes = FIRST_READ_BYTES;
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// For another protocol: the socket, and what was read of it already.
+    pub(super) fn into_socket(self) -> (OriginSocket, Bytes) {
+        (self.socket, self.input.freeze())
     }
 }

@@ -1,9 +1,13 @@
 //! Owns the way to Workers that are HTTP origins: which one gets a request, its connections, its health. HOT.
 //! Never looks at what a request says beyond its method, and connects nowhere that the operator has not allowed.
 
+mod alarm;
 mod answer;
+mod answer_body;
+mod answer_head;
 mod body;
 mod choose;
+mod exchange;
 mod health;
 mod link;
 mod pool;
@@ -24,10 +28,11 @@ use crate::domain::upstream::UpstreamPolicy;
 use pool::Pool;
 
 pub use answer::{OriginBody, OriginBodyError};
-pub use body::{Progress, RequestBody};
+pub use body::RequestBody;
+pub use exchange::Order;
 pub use health::watch;
-pub use send::{Failure, Sent, Switching, send, upgrade};
-pub use socket::trusted_authorities;
+pub use send::{Answer, Failure, Switched, send};
+pub use socket::{OriginSocket, trusted_authorities};
 pub use trace::{FailureKind, Trace};
 
 /// How connections are kept, and how often another one is tried.

@@ -27,7 +27,7 @@ fn this_thread() -> usize {
 
 /// Idle connections.
 pub struct Pool {
-    shelves: Box<[ArrayQueue<Link>]>,
+    shelves: Box<[ArrayQueue<Box<Link>>]>,
 }
 
 impl Pool {
@@ -38,7 +38,7 @@ impl Pool {
 
     /// A connection that can be used at once: one of this thread's, else another's, whose socket wakes us through
     /// that thread, which costs less than connecting anew.
-    pub fn take(&self, keep_idle: Duration, cx: &mut Context<'_>) -> Option<Link> {
+    pub fn take(&self, keep_idle: Duration, cx: &mut Context<'_>) -> Option<Box<Link>> {
         let own = this_thread() % self.shelves.len();
         for at in 0..self.shelves.len() {
             let shelf = &self.shelves[(own + at) % self.shelves.len()];
@@ -53,9 +53,9 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer is over; a full shelf lets it go.
-    pub fn keep(&self, mut link: Link, cx: &mut Context<'_>) {
+    pub fn keep(&self, mut link: Box<Link>, cx: &mut Context<'_>) {
         if link.is_usable(cx) {
-            link.idle_since = std::time::Instant::now();
+            link.rest();
             drop(self.shelves[this_thread() % self.shelves.len()].push(link));
         }
     }

@@ -1,0 +1,309 @@
+//! Owns one request and its answer on a connection to an origin: both directions go on at the same time.
+//! Never reads past its own answer: what comes behind it was not asked for.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Method;
+use http_body::{Body, Frame};
+use tokio::time::Instant;
+
+use super::RequestBody;
+use super::answer_body::{At, BadBody, Next};
+use super::answer_head::{self, AnswerHead, BadHead};
+use super::body::RequestBodyError;
+use super::link::Link;
+use crate::domain::upstream::UpstreamPolicy;
+
+/// Heads with 1xx before the answer proper.
+const MAX_INFORMATIONAL: u8 = 16;
+
+/// What is asked of an origin. Can be written again for another one for as long as its body is whole.
+pub struct Order<'r> {
+    pub method: &'r Method,
+    pub target: &'r str,
+    /// The host that the client meant; an origin may want its own.
+    pub host: &'r [u8],
+    /// Writes all other lines of the head but those about the body.
+    pub fields: &'r dyn Fn(&mut Vec<u8>),
+    /// Asks for another protocol.
+    pub is_upgrade: bool,
+}
+
+/// How far an exchange is.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    method: Method,
+    is_upgrade: bool,
+    sending: Option<Sending>,
+    reading: At,
+    keeps_alive: bool,
+    informational: u8,
+    /// Since when nothing has moved towards the origin, or the whole was sent.
+    since: Option<Instant>,
+    has_sent: bool,
+}
+
+#[derive(Debug)]
+struct Sending {
+    body: RequestBody,
+    /// Said by chunks where the client did not say it.
+    is_chunked: bool,
+    /// Whether it is the client that we wait for.
+    owes: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error("the connection to the origin failed")]
+    Io(#[source] io::Error),
+    #[error("the origin closed without an answer")]
+    Closed,
+    #[error("the origin's answer can't be read")]
+    Head(#[source] BadHead),
+    #[error("the origin answered with 1xx only")]
+    Informational,
+    #[error("the origin switched protocols unasked")]
+    Switched,
+    #[error("the client did not send the whole request")]
+    Client,
+    #[error("the client's body is larger than it may be")]
+    TooLarge,
+    /// Nobody is to blame but time.
+    #[error("the origin did not answer in time")]
+    Late,
+    #[error("the client fell silent in the middle of its request")]
+    ClientSilent,
+}
+
+/// Why an answer ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginBodyError {
+    #[error("the connection to the origin failed")]
+    Io(#[source] io::Error),
+    #[error("the origin's answer ended early")]
+    Short,
+    #[error("the origin's answer can't be read")]
+    Body(#[from] BadBody),
+    #[error("the origin fell silent in the middle of its answer")]
+    Silent,
+}
+
+impl Exchange {
+    /// Something went on its way to the origin.
+    pub(super) fn moved(&mut self) {
+        self.has_sent = true;
+        if self.sending.is_some() {
+            self.since = Some(Instant::now());
+        }
+    }
+
+    /// What the answer has left, where that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        self.reading.left()
+    }
+}
+
+impl Link {
+    /// Makes the request ready to be sent. `host` is what the origin is told.
+    pub(super) fn begin(&mut self, order: &Order<'_>, host: &[u8], body: RequestBody) {
+        let output = &mut self.output;
+        output.extend_from_slice(order.method.as_str().as_bytes());
+        output.push(b' ');
+        output.extend_from_slice(order.target.as_bytes());
+        output.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+        output.extend_from_slice(host);
+        output.extend_from_slice(b"\r\n");
+        (order.fields)(output);
+        let exact = body.size_hint().exact();
+        let sending = if body.is_end_stream() {
+            // Without a body these would be incomplete; all others are whole without a word.
+            if matches!(*order.method, Method::POST | Method::PUT | Method::PATCH) {
+                output.extend_from_slice(b"content-length: 0\r\n");
+            }
+            None
+        } else if let Some(bytes) = exact {
+            output.extend_from_slice(b"content-length: ");
+            output.extend_from_slice(bytes.to_string().as_bytes());
+            output.extend_from_slice(b"\r\n");
+            Some(Sending { body, is_chunked: false, owes: false })
+        } else {
+            output.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            Some(Sending { body, is_chunked: true, owes: false })
+        };
+        output.extend_from_slice(b"\r\n");
+        self.exchange = Exchange {
+            method: order.method.clone(),
+            is_upgrade: order.is_upgrade,
+            sending,
+            since: Some(Instant::now()),
+            ..Exchange::default()
+        };
+    }
+
+    /// Waits for the head of the answer, within the policy's times.
+    pub(super) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        policy: &UpstreamPolicy,
+    ) -> Poll<Result<AnswerHead, Broken>> {
+        let unsent = match self.poll_send(cx) {
+            Poll::Ready(Err(Unsent::Body(e))) => return Poll::Ready(Err(e)),
+            // It may have answered before it closed.
+            Poll::Ready(Err(Unsent::Io(e))) => Some(e),
+            Poll::Ready(Ok(())) | Poll::Pending => None,
+        };
+        loop {
+            match answer_head::take(&mut self.input, &self.exchange.method) {
+                Ok(Some(head)) => match self.judge(head) {
+                    Some(judged) => return Poll::Ready(judged),
+                    None => continue,
+                },
+                Ok(None) => {}
+                Err(e) => return Poll::Ready(Err(Broken::Head(e))),
+            }
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(0)) if self.input.is_empty() && self.exchange.informational == 0 => {
+                    return Poll::Ready(Err(unsent.map_or(Broken::Closed, Broken::Io)));
+                }
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Broken::Io(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Broken::Io(e))),
+                Poll::Pending => break,
+            }
+        }
+        if let Some(e) = unsent {
+            return Poll::Ready(Err(Broken::Io(e)));
+        }
+        let since = self.exchange.since.unwrap_or_else(Instant::now);
+        let (limit, late) = match &self.exchange.sending {
+            None => (policy.first_byte_timeout, Broken::Late),
+            Some(sending) if sending.owes => (policy.idle_timeout, Broken::ClientSilent),
+            Some(_) => (policy.idle_timeout, Broken::Late),
+        };
+        if self.alarm.is_over(cx, since + limit) { Poll::Ready(Err(late)) } else { Poll::Pending }
+    }
+
+    /// `None`: the answer proper is still to come.
+    fn judge(&mut self, head: AnswerHead) -> Option<Result<AnswerHead, Broken>> {
+        let is_switch = head.parts.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if is_switch && !self.exchange.is_upgrade {
+            return Some(Err(Broken::Switched));
+        }
+        if head.parts.status.is_informational() && !is_switch {
+            self.exchange.informational += 1;
+            return (self.exchange.informational > MAX_INFORMATIONAL).then_some(Err(Broken::Informational));
+        }
+        self.exchange.reading = head.framing.into();
+        self.exchange.keeps_alive = head.keeps_alive;
+        Some(Ok(head))
+    }
+
+    /// The next piece of the answer, and of the request if it still goes on.
+    pub(super) fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, OriginBodyError>>> {
+        if self.exchange.sending.is_some() {
+            // What fails there shows in the answer, or it does not matter any more.
+            if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+                self.exchange.sending = None;
+                self.exchange.keeps_alive = false;
+            }
+        }
+        loop {
+            match self.exchange.reading.next(&mut self.input) {
+                Ok(Next::Piece(piece)) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
+                Ok(Next::Trailers(trailers)) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                Ok(Next::End) => return Poll::Ready(None),
+                Ok(Next::More) => {}
+                Err(e) => return Poll::Ready(Some(Err(e.into()))),
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if self.exchange.reading == At::Close => {
+                    self.exchange.reading = At::End;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(OriginBodyError::Short))),
+                Ok(_) => {}
+                Err(e) => return Poll::Ready(Some(Err(OriginBodyError::Io(e)))),
+            }
+        }
+    }
+
+    /// Whether the answer is over.
+    pub(super) fn is_answered(&self) -> bool {
+        self.exchange.reading == At::End
+    }
+
+    /// Whether another request may follow: all of this one was sent, and all of its answer was read.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.exchange.keeps_alive && self.is_answered() && self.exchange.sending.is_none()
+    }
+
+    /// Whether the origin can't know of the request yet.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.exchange.has_sent
+    }
+
+    /// The body of a request of which nothing was sent.
+    pub(super) fn take_body(&mut self) -> RequestBody {
+        self.exchange.sending.take().map_or_else(RequestBody::empty, |sending| sending.body)
+    }
+
+    /// Sends what there is of the request. Ready when all of it is sent.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        loop {
+            ready!(self.poll_flush(cx)).map_err(Unsent::Io)?;
+            let Some(sending) = &mut self.exchange.sending else { return Poll::Ready(Ok(())) };
+            let polled = Pin::new(&mut sending.body).poll_frame(cx);
+            sending.owes = polled.is_pending();
+            let frame = ready!(polled).transpose().map_err(|e| Unsent::Body(of_client(&e)))?;
+            let is_last = frame.is_none() || sending.body.is_end_stream();
+            let is_chunked = sending.is_chunked;
+            let (piece, trailers) = match frame.map(Frame::into_data) {
+                Some(Ok(piece)) => (piece, None),
+                Some(Err(frame)) => (Bytes::new(), frame.into_trailers().ok()),
+                None => (Bytes::new(), None),
+            };
+            let is_over = is_last || trailers.is_some();
+            let mut tail = Vec::new();
+            if is_chunked && !piece.is_empty() {
+                self.output.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                tail.extend_from_slice(b"\r\n");
+            }
+            if is_chunked && is_over {
+                tail.extend_from_slice(b"0\r\n");
+                for (name, value) in trailers.iter().flatten() {
+                    tail.extend_from_slice(name.as_str().as_bytes());
+                    tail.extend_from_slice(b": ");
+                    tail.extend_from_slice(value.as_bytes());
+                    tail.extend_from_slice(b"\r\n");
+                }
+                tail.extend_from_slice(b"\r\n");
+            }
+            if is_over {
+                self.exchange.sending = None;
+            }
+            self.exchange.since = Some(Instant::now());
+            self.put(piece, tail.into());
+        }
+    }
+}
+
+enum Unsent {
+    Io(io::Error),
+    Body(Broken),
+}
+
+fn of_client(error: &RequestBodyError) -> Broken {
+    match error {
+        RequestBodyError::TooLarge => Broken::TooLarge,
+        RequestBodyError::Client(_) => Broken::Client,
+    }
+}
