@@ -62,6 +62,7 @@ mod seeing;
 mod serving;
 mod serving_alone;
 mod site_rules;
+mod specified_h2;
 mod spine;
 mod stopping;
 mod streams;
