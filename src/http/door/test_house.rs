@@ -57,12 +57,14 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
             threads: 1,
             idle_connections: 16,
             keep_idle: PATIENCE * 3,
+            look: Duration::from_millis(100),
             retries: 2,
             drain: Duration::ZERO,
         },
         may_connect: Arc::new(|address| address.ip().is_loopback()),
         tls: trusted_authorities(),
     }));
+    crate::runtime::upstream::watch(&upstream);
     let tables = Tables::new();
     tables.publish_worker(WorkerRoute {
         worker: "app".into(),
@@ -147,6 +149,8 @@ pub(super) enum Then {
     /// Waits for the next request.
     Stay,
     Close,
+    /// Says that it has no more to say, and waits until the other side closes too.
+    HalfClose,
     /// Neither says nor does anything, until the other side closes.
     Hold,
 }
@@ -174,7 +178,10 @@ pub(super) async fn origin(answer: &'static str, then: Then) -> Peer {
                     match then {
                         Then::Stay => {}
                         Then::Close => return,
-                        Then::Hold => {
+                        Then::Hold | Then::HalfClose => {
+                            if then == Then::HalfClose {
+                                drop(socket.shutdown().await);
+                            }
                             read(&mut socket, |_| false).await;
                             heads.lock().unwrap().push("closed".to_owned());
                             return;
@@ -200,6 +207,15 @@ pub(super) fn is_whole(request: &str) -> bool {
 }
 
 impl Peer {
+    /// Waits until the other side has closed a connection.
+    pub(super) async fn closed(&self) {
+        let started = std::time::Instant::now();
+        while !self.asked().contains(&"closed".to_owned()) {
+            assert!(started.elapsed() < PATIENCE / 2, "still open: {:?}", self.asked());
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) fn asked(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }

@@ -14,7 +14,7 @@ use super::body::{Body, RequestBody};
 use super::dispatch::Strategy;
 use super::{Connection, EdgeState, Facts, RequestId, client, isolate, request_id, tunnel};
 use crate::routing::EdgeRefusal;
-use crate::runtime::upstream::{self, Failure, Upstream};
+use crate::runtime::upstream::{self, Failure, Upstream, trailers};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -96,7 +96,8 @@ impl Forwarding {
                     return Ok(tunnel::open(response, client, switching, ending));
                 }
                 // The origin declined: its answer is an ordinary one, on a connection that ends with it.
-                response.map(|incoming| Body::frames(tunnel::Declined::new(incoming, switching)))
+                let idle = self.upstream.idle_timeout();
+                response.map(|incoming| Body::frames(tunnel::Declined::new(incoming, switching, idle)))
             }
             None => {
                 let sent = upstream::send(&self.upstream, request, trace).await;
@@ -208,16 +209,17 @@ fn strip_ours(headers: &mut HeaderMap) {
 
 /// Removes what is meant for this hop alone, also what `Connection` names.
 fn strip_hop(headers: &mut HeaderMap) {
+    let mut named = Vec::new();
     if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
+        named = headers
             .get_all(header::CONNECTION)
             .iter()
             .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
             .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
             // Who names the host as a matter of this hop does not get to drop it.
             .filter(|name| *name != header::HOST)
-            .collect();
-        for name in named {
+            .collect::<Vec<HeaderName>>();
+        for name in &named {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
@@ -235,6 +237,7 @@ fn strip_hop(headers: &mut HeaderMap) {
     ] {
         headers.remove(name);
     }
+    trailers::announce_allowed(headers, &named);
 }
 
 /// HTTP/2 clients send a cookie in crumbs, HTTP/1 servers read one line (RFC 9113 §8.2.3).
@@ -306,12 +309,12 @@ mod tests {
             ("http2-settings", "AAMAAABkAAQAAP__"),
             ("expect", "100-continue"),
             ("x-secret", "1"),
-            ("trailer", "X-Sum"),
+            ("trailer", "X-Sum, X-Secret, Cookie"),
             ("host", "a"),
             ("cookie", "a=b"),
         ]);
         strip_hop(&mut map);
-        assert_eq!(left(&map), ["cookie: a=b", "host: a", "trailer: X-Sum"]);
+        assert_eq!(left(&map), ["cookie: a=b", "host: a", "trailer: x-sum"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Owns WebSockets: two connections that speak past us once client and origin have agreed (RFC 6455 §4).
 //! Never offers an origin another protocol than that: `Upgrade: h2c` would be a way around everything we check.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +17,11 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BodyError};
-use crate::runtime::upstream::Switching;
+use crate::runtime::upstream::{OriginBodyError, Switching, trailers};
 
 /// One read from an origin.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -206,15 +208,18 @@ fn names(headers: &HeaderMap, name: &header::HeaderName, word: &[u8]) -> bool {
     words.any(|named| named.trim_ascii().eq_ignore_ascii_case(word))
 }
 
-/// The answer of an origin that did not want a WebSocket.
+/// The answer of an origin that did not want a WebSocket. Silence ends it as it ends any answer.
 pub(super) struct Declined {
     incoming: Incoming,
     _switching: Switching,
+    idle: Duration,
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Declined {
-    pub fn new(incoming: Incoming, switching: Switching) -> Self {
-        Self { incoming, _switching: switching }
+    pub fn new(incoming: Incoming, switching: Switching, idle: Duration) -> Self {
+        let alarm = Box::pin(tokio::time::sleep(idle));
+        Self { incoming, _switching: switching, idle, alarm }
     }
 }
 
@@ -226,7 +231,20 @@ impl HttpBody for Declined {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.incoming).poll_frame(cx).map_err(Into::into)
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending if self.alarm.as_mut().poll(cx).is_ready() => {
+                Poll::Ready(Some(Err(OriginBodyError::Silent.into())))
+            }
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(behind) = frame.trailers_mut() {
+                    trailers::keep_allowed(behind);
+                }
+                let due = Instant::now() + self.idle;
+                self.alarm.as_mut().reset(due);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            polled => polled.map_err(Into::into),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

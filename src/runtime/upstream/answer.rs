@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use super::Upstream;
 use super::choose::Turn;
 use super::link::Link;
+use super::trailers;
 
 /// What an origin answers.
 pub struct OriginBody {
@@ -87,7 +88,10 @@ impl Body for OriginBody {
             let _ended = link.drive(cx);
         }
         match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(behind) = frame.trailers_mut() {
+                    trailers::keep_allowed(behind);
+                }
                 this.last = Instant::now();
                 // Whether this was the last piece shows only when the connection has looked for the next.
                 if let Some(link) = &mut this.link {

@@ -1,15 +1,20 @@
 //! Owns the body of a request on its way from a client to an origin, and how far it has come.
 //! Never holds more of it than the piece that is on its way.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::pace::{Pace, Slowest};
+use super::trailers;
 
 /// What a client sends.
 #[derive(Debug, Default)]
@@ -18,6 +23,16 @@ pub struct RequestBody {
     /// At most so many bytes more; a client that sends more is cut off.
     left: Option<u64>,
     progress: Option<Arc<Progress>>,
+    patience: Option<Patience>,
+}
+
+/// How long its client is waited for.
+#[derive(Debug)]
+struct Patience {
+    silence: Duration,
+    slowest: Slowest,
+    pace: Pace,
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// How far a body has come, for whoever waits for its end.
@@ -59,12 +74,14 @@ pub enum RequestBodyError {
     Client(#[from] hyper::Error),
     #[error("the client's body is larger than it may be")]
     TooLarge,
+    #[error("the client is silent, or sends too slowly")]
+    Late,
 }
 
 impl From<Incoming> for RequestBody {
     fn from(body: Incoming) -> Self {
         let incoming = (!body.is_end_stream()).then_some(body);
-        Self { incoming, left: None, progress: None }
+        Self { incoming, left: None, progress: None, patience: None }
     }
 }
 
@@ -92,10 +109,42 @@ impl RequestBody {
         self
     }
 
+    /// Ends it when its client sends nothing for so long, or too little. Not counted is the time in which nobody reads.
+    #[must_use]
+    pub fn patient(mut self, silence: Duration, slowest: Slowest) -> Self {
+        if self.incoming.is_some() {
+            self.patience = Some(Patience { silence, slowest, pace: Pace::default(), alarm: None });
+        }
+        self
+    }
+
     /// What tells how far it has come; `None` where there is nothing to send.
     pub(super) fn progress(&mut self) -> Option<Arc<Progress>> {
         self.incoming.as_ref()?;
         Some(Arc::clone(self.progress.get_or_insert_default()))
+    }
+}
+
+impl Patience {
+    /// Nothing is there. Whether that is too long so; wakes the task when it is.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.pace.wait();
+        let due = self.pace.waiting_since().unwrap_or_else(Instant::now) + self.silence;
+        loop {
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
+            if alarm.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            if due <= Instant::now() {
+                return true;
+            }
+            alarm.as_mut().reset(due.into());
+        }
+    }
+
+    fn has_moved(&mut self, bytes: u64) -> Result<(), RequestBodyError> {
+        self.pace.moved(bytes);
+        if self.pace.is_too_slow(self.slowest) { Err(RequestBodyError::Late) } else { Ok(()) }
     }
 }
 
@@ -109,12 +158,21 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = self.get_mut();
         let Some(body) = &mut this.incoming else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
-        let frame = match frame.transpose() {
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if polled.is_pending() && this.patience.as_mut().is_some_and(|patience| patience.is_over(cx)) {
+            return Poll::Ready(Some(Err(RequestBodyError::Late)));
+        }
+        let mut frame = match std::task::ready!(polled).transpose() {
             Ok(frame) => frame,
             Err(e) => return Poll::Ready(Some(Err(e.into()))),
         };
         let bytes = frame.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        if let Some(late) = this.patience.as_mut().and_then(|patience| patience.has_moved(bytes).err()) {
+            return Poll::Ready(Some(Err(late)));
+        }
+        if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+            trailers::keep_allowed(trailers);
+        }
         if let Some(left) = &mut this.left {
             match left.checked_sub(bytes) {
                 Some(rest) => *left = rest,

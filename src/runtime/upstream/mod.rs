@@ -6,10 +6,13 @@ mod body;
 mod choose;
 mod health;
 mod link;
+mod pace;
 mod pool;
 mod send;
 mod socket;
+mod sweep;
 mod trace;
+pub mod trailers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,10 +27,11 @@ use crate::domain::upstream::UpstreamPolicy;
 use pool::Pool;
 
 pub use answer::{OriginBody, OriginBodyError};
-pub use body::{Progress, RequestBody};
-pub use health::watch;
+pub use body::{Progress, RequestBody, RequestBodyError};
+pub use pace::{Pace, Slowest};
 pub use send::{Failure, Sent, Switching, send, upgrade};
 pub use socket::trusted_authorities;
+pub use sweep::watch;
 pub use trace::{FailureKind, Trace};
 
 /// How connections are kept, and how often another one is tried.
@@ -38,6 +42,8 @@ pub struct Reuse {
     /// Connections without a request that are kept, per origin and thread.
     pub idle_connections: usize,
     pub keep_idle: Duration,
+    /// How often they are looked at: one that its origin has closed goes then at the latest.
+    pub look: Duration,
     /// Further tries where nothing was sent yet.
     pub retries: usize,
     /// How long sockets stay with an upstream that no route leads to any more.
@@ -127,6 +133,11 @@ impl Upstream {
 
     pub fn retired(&self) -> &CancellationToken {
         &self.retired
+    }
+
+    /// How long an origin may be silent on an open stream.
+    pub fn idle_timeout(&self) -> Duration {
+        self.policy.idle_timeout
     }
 
     pub fn drain(&self) -> Duration {

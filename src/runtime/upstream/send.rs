@@ -305,7 +305,7 @@ fn of_client(error: &hyper::Error) -> Option<Failure> {
     while let Some(e) = cause {
         match e.downcast_ref::<RequestBodyError>() {
             Some(RequestBodyError::TooLarge) => return Some(Failure::TooLarge),
-            Some(RequestBodyError::Client(_)) => return Some(Failure::Client),
+            Some(RequestBodyError::Client(_) | RequestBodyError::Late) => return Some(Failure::Client),
             None => cause = e.source(),
         }
     }
