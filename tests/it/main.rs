@@ -69,6 +69,7 @@ mod streams;
 mod switching;
 mod templates;
 mod tenancy;
+mod trickles;
 mod two_servers;
 mod upstreams;
 mod versions;

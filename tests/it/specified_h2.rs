@@ -281,13 +281,18 @@ async fn a_connection_that_does_not_begin_as_it_must_ends() {
     for (what, bytes) in [
         ("another preface", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec()),
         ("half a preface", PREFACE[..20].to_vec()),
-        ("headers first", [PREFACE, &ask].concat()),
-        ("a ping first", [PREFACE, &frame(PING, 0, 0, &[0; 8])].concat()),
     ] {
         let mut wire = Wire::raw(rig.address()).await;
         wire.write(&bytes).await;
         let ended = wire.ended_within_head().await;
         assert!(ended, "{what}");
+    }
+    for (what, first) in [("headers", ask.clone()), ("a window", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]))] {
+        let mut wire = Wire::raw(rig.address()).await;
+        wire.write(&[PREFACE, &first, &frame(SETTINGS, 0, 0, &[]), &ask].concat()).await;
+        while let Some(said) = wire.next().await {
+            assert_eq!(said.kind, GOAWAY, "{what} first: {said:?}");
+        }
     }
     rig.still_serves("prefaces").await;
 }
