@@ -26,6 +26,30 @@ async fn a_client_that_still_takes_an_answer_is_not_late_with_its_next_request()
     assert!(waiting.is_err(), "given up: {waiting:?}");
 }
 
+#[tokio::test]
+async fn the_time_to_the_next_request_begins_when_an_answer_was_taken() {
+    let (short, long) = (Duration::from_millis(200), Duration::from_secs(60));
+    let patience =
+        Patience { head: short, keep_alive: short, stream: long, linger: short, slowest_bytes_per_second: 0 };
+    let (mut client, socket) = tokio::io::duplex(64);
+    let bounds = Bounds { head_bytes: 1024, patience };
+    let mut guarded = Guarded::http1(socket, Vec::new(), bounds, Arc::default());
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut head = [0; 64];
+    assert_eq!(guarded.read(&mut head).await.unwrap(), 18);
+    // Taken whole, and only later than a next request would have had to come.
+    let mut space = [0; 100];
+    let taking = async {
+        tokio::time::sleep(short * 2).await;
+        client.read_exact(&mut space).await.unwrap();
+    };
+    let (written, ()) = tokio::join!(guarded.write_all(&[b'x'; 100]), taking);
+    written.unwrap();
+    let waiting = tokio::time::timeout(short / 2, guarded.read(&mut head)).await;
+    assert!(waiting.is_err(), "given up: {waiting:?}");
+    assert_eq!(guarded.read(&mut head).await.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
 /// More slowly than anybody may, one byte at a time.
 const DRIP: Duration = Duration::from_millis(5);
 

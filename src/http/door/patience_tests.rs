@@ -203,6 +203,7 @@ async fn an_idle_connection_that_its_origin_has_closed_is_closed_without_a_reque
     let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Then::HalfClose).await;
     let house = house(&[origin.port], policy());
     assert!(house.get("").await.ends_with("ok"));
+    origin.close.notify_one();
     origin.closed().await;
     house.close().await;
 }

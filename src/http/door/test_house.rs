@@ -141,6 +141,8 @@ pub(super) struct Peer {
     pub(super) port: u16,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) heads: Arc<std::sync::Mutex<Vec<String>>>,
+    /// Tells [`Then::HalfClose`].
+    pub(super) close: Arc<tokio::sync::Notify>,
 }
 
 /// What an origin does after its answer.
@@ -149,7 +151,7 @@ pub(super) enum Then {
     /// Waits for the next request.
     Stay,
     Close,
-    /// Says that it has no more to say, and waits until the other side closes too.
+    /// When told to, says that it has no more to say, and waits until the other side closes too.
     HalfClose,
     /// Neither says nor does anything, until the other side closes.
     Hold,
@@ -161,12 +163,14 @@ pub(super) async fn origin(answer: &'static str, then: Then) -> Peer {
         port: listener.local_addr().unwrap().port(),
         connections: Arc::default(),
         heads: Arc::default(),
+        close: Arc::default(),
     };
     let (connections, heads) = (Arc::clone(&origin.connections), Arc::clone(&origin.heads));
+    let close = Arc::clone(&origin.close);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             connections.fetch_add(1, Ordering::SeqCst);
-            let heads = Arc::clone(&heads);
+            let (heads, close) = (Arc::clone(&heads), Arc::clone(&close));
             tokio::spawn(async move {
                 loop {
                     let asked = read(&mut socket, is_whole).await;
@@ -180,6 +184,7 @@ pub(super) async fn origin(answer: &'static str, then: Then) -> Peer {
                         Then::Close => return,
                         Then::Hold | Then::HalfClose => {
                             if then == Then::HalfClose {
+                                close.notified().await;
                                 drop(socket.shutdown().await);
                             }
                             read(&mut socket, |_| false).await;
