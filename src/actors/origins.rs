@@ -38,6 +38,7 @@ pub fn upstream_of(settings: &Settings, tables: &Tables, worker: &str, row: &Ups
             threads: settings.http.threads(),
             idle_connections: settings.upstream.idle_connections,
             keep_idle: Duration::from_millis(settings.upstream.keep_idle_ms),
+            look: Duration::from_millis(settings.upstream.look_ms),
             retries: settings.upstream.retries,
             drain: Duration::from_secs(settings.upstream.drain_seconds),
         },

@@ -101,6 +101,7 @@ fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
                 keep_alive: Duration::from_secs(http.keep_alive_seconds),
                 stream: Duration::from_secs(http.stream_idle_seconds),
                 linger: Duration::from_millis(http.linger_ms),
+                slowest_bytes_per_second: http.slowest_bytes_per_second,
             },
         },
         tls_handshake: Duration::from_millis(http.tls_handshake_ms),

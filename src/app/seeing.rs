@@ -28,6 +28,7 @@ pub fn observer(settings: &Settings, files: &Files) -> Result<(Observer, Option<
         flush: Duration::from_millis(access.flush_ms),
         buffer_bytes: access.buffer_bytes,
         buffers: access.buffers,
+        bare_per_second: access.bare_per_second,
     });
     let (log, writing) = started.map_err(|source| AppError::Folder { path: file, source })?;
     Ok((Observer::new(threads, Some(log)), Some(writing)))

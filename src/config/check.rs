@@ -117,7 +117,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
 }
 
 /// Bounds that would make the front door useless, or that the protocol forbids.
-fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 14] {
+fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 15] {
     let h2 = &http.http2;
     // RFC 9113 §6.9.1.
     let window = |bytes: u32| (65_535..=i32::MAX as u32).contains(&bytes);
@@ -126,6 +126,11 @@ fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 14] {
         ((1_024..=1_048_576).contains(&http.header_bytes), "http.header_bytes", "must be 1024 to 1048576"),
         (http.header_timeout_ms >= 100, "http.header_timeout_ms", "must be at least 100"),
         (http.stream_idle_seconds >= 1, "http.stream_idle_seconds", "must be at least 1"),
+        (
+            http.slowest_bytes_per_second <= 1_048_576,
+            "http.slowest_bytes_per_second",
+            "must be at most 1048576: an ordinary client must keep up",
+        ),
         (http.max_connections >= 1, "http.max_connections", "must be at least 1"),
         (http.max_connections_of_one >= 1, "http.max_connections_of_one", "must be at least 1"),
         (http.max_requests >= 1, "http.max_requests", "must be at least 1"),

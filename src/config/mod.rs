@@ -103,6 +103,7 @@ pub struct LogAccess {
     pub flush_ms: u64,
     pub buffer_bytes: usize,
     pub buffers: usize,
+    pub bare_per_second: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -124,6 +125,7 @@ pub struct Http {
     pub header_timeout_ms: u64,
     pub keep_alive_seconds: u64,
     pub stream_idle_seconds: u64,
+    pub slowest_bytes_per_second: u64,
     pub linger_ms: u64,
     pub max_connections: usize,
     pub max_connections_of_one: usize,

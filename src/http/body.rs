@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use super::FrontDoor;
 use super::problem::Problem;
+use crate::routing::EdgeRefusal;
 
 /// A refused body is read on for at most this much and this long.
 const DRAIN_BYTES: usize = 64 * 1024 * 1024;
@@ -67,7 +69,7 @@ fn read(req: &HttpRequest, payload: &mut Payload) -> Extracting<BytesMut> {
     Box::pin(async move {
         let mut body = BytesMut::with_capacity(declared.unwrap_or(0).min(limit));
         while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|_| Problem::invalid_request("The body ended too early."))?;
+            let chunk = chunk.map_err(|e| ended_early(&e))?;
             if body.len() + chunk.len() > limit {
                 drain(&mut payload, body.len() + chunk.len()).await;
                 return Err(too_large(limit));
@@ -76,6 +78,13 @@ fn read(req: &HttpRequest, payload: &mut Payload) -> Extracting<BytesMut> {
         }
         Ok(body)
     })
+}
+
+fn ended_early(error: &PayloadError) -> Problem {
+    match error {
+        PayloadError::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => EdgeRefusal::ClientSilent.into(),
+        _ => Problem::invalid_request("The body ended too early."),
+    }
 }
 
 async fn parse(body: BytesMut, is_json: bool) -> Result<Value, Problem> {

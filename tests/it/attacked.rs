@@ -126,6 +126,10 @@ impl Origin {
                     stream
                         .write_all(head.as_bytes())
                         .and_then(|()| stream.write_all(&vec![b'x'; LARGE_BYTES]))
+                } else if request.starts_with(b"GET /crumbs ") {
+                    let crumb = format!("28\r\n{}\r\n", "x".repeat(40));
+                    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                    stream.write_all(format!("{head}{}0\r\n\r\n", crumb.repeat(300)).as_bytes())
                 } else if request.starts_with(b"HEAD ") {
                     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
                 } else {

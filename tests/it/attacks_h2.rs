@@ -12,6 +12,8 @@ type Field<'a> = (&'a [u8], &'a [u8]);
 
 const WHOLE: u8 = END_HEADERS | END_STREAM;
 const ENHANCE_YOUR_CALM: u32 = 11;
+/// `http.http2.own_resets`.
+const OWN_RESETS: usize = 256;
 
 #[tokio::test]
 async fn a_header_block_that_is_malformed_is_refused_and_reaches_nobody() {
@@ -299,6 +301,8 @@ async fn floods_end_their_connection_or_cost_nothing() {
         stream += 2;
     }
     assert!(stream < 200_000, "a hundred thousand mistakes are taken");
+    let resets = wire.resets().await;
+    assert!(resets <= OWN_RESETS, "{resets} of our own");
     rig.still_serves("made resets").await;
     // A header block without an end (CVE-2024-27316).
     let mut wire = Wire::open(rig.address()).await;

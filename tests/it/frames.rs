@@ -41,6 +41,21 @@ pub enum Fate {
     Closed,
 }
 
+/// What the server made of frames.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Verdict {
+    /// A stream was reset, with this error code.
+    Reset(u32),
+    /// The connection ended, with this error code.
+    GoAway(u32),
+    /// A stream was answered with a status from 400 on.
+    Refused(u16),
+    /// Ended without a word.
+    Closed,
+    /// The connection lives on, and nothing was said against them.
+    Taken,
+}
+
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
@@ -199,6 +214,35 @@ impl Wire {
         Fate::Closed
     }
 
+    /// What was made of what was written: the first objection, or none after three round trips.
+    pub async fn verdict(&mut self) -> Verdict {
+        let mut trips = 0;
+        self.send(PING, 0, 0, b"verdict?").await;
+        loop {
+            let Some(frame) = tokio::time::timeout(PATIENCE, self.read()).await.expect("a frame or the end")
+            else {
+                return Verdict::Closed;
+            };
+            match (frame.kind, frame.flags & ACK) {
+                (SETTINGS, 0) => drop(self.send(SETTINGS, ACK, 0, &[]).await),
+                (PING, 0) => drop(self.send(PING, ACK, 0, &frame.payload).await),
+                (PING, _) if trips == 2 => return Verdict::Taken,
+                (PING, _) => {
+                    trips += 1;
+                    self.send(PING, 0, 0, b"verdict?").await;
+                }
+                (RST_STREAM, _) if code(&frame.payload) != 0 => return Verdict::Reset(code(&frame.payload)),
+                (GOAWAY, _) if code(&frame.payload[4..]) != 0 => {
+                    return Verdict::GoAway(code(&frame.payload[4..]));
+                }
+                (HEADERS, _) if status(&frame.payload) >= 400 => {
+                    return Verdict::Refused(status(&frame.payload));
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Reads until the stream is reset or the connection ends, answering pings all the while.
     pub async fn given_up(&mut self, stream: u32) -> bool {
         let reading = async {
@@ -208,6 +252,22 @@ impl Wire {
                 }
             }
         };
+        tokio::time::timeout(PATIENCE / 4, reading).await.is_ok()
+    }
+
+    /// Reads to the connection's end: how many streams were reset.
+    pub async fn resets(&mut self) -> usize {
+        let mut resets = 0;
+        while let Some(frame) = self.next().await {
+            resets += usize::from(frame.kind == RST_STREAM);
+        }
+        resets
+    }
+
+    /// Whether the connection ends, whatever is said before.
+    pub async fn ended_within_head(&mut self) -> bool {
+        let mut rest = Vec::new();
+        let reading = self.socket.read_to_end(&mut rest);
         tokio::time::timeout(PATIENCE / 4, reading).await.is_ok()
     }
 

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::answers::assert_problem;
 use crate::app::{BASE, TestApp, answer};
 use crate::tenants::Member;
+use crate::wire::ask as ask_bytes;
 
 /// The lines so far whose request has this id.
 fn line(app: &TestApp, id: &str) -> Option<Value> {
@@ -101,6 +102,57 @@ async fn each_request_leaves_one_line_and_is_counted() {
     assert!(server.stop().success());
     let text = std::fs::read_to_string(folder.data().join("access.log")).unwrap();
     assert!(text.contains("\"last-1\"") && text.ends_with('\n'), "{text}");
+}
+
+/// What was no request, so that nobody could give it an id.
+#[tokio::test]
+async fn what_is_answered_before_there_is_a_request_is_seen_too() {
+    let app = TestApp::start_with(&[
+        ("LIBRA__LOG__ACCESS__FLUSH_MS", "20"),
+        ("LIBRA__HTTP__HEADER_TIMEOUT_MS", "700"),
+        ("LIBRA__HTTP__WORKERS", "1"),
+        ("LIBRA__HTTP__MAX_CONNECTIONS", "20"),
+    ])
+    .await;
+    let many: String = (0..200).map(|n| format!("X-{n}: a\r\n")).collect();
+    for (bytes, status, code) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\nX\0A: b\r\n\r\n".to_owned(), 400, "INVALID_REQUEST"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"), 431, "REQUEST_TOO_LARGE"),
+        ("GET / HTTP/1.1\r\nHost: a\r\n".to_owned(), 408, "INVALID_REQUEST"),
+    ] {
+        assert_eq!(ask_bytes(&app.server.address, bytes.as_bytes()).await.status, status);
+        let seen = bare(&app, status).await;
+        for (key, value) in [("client", "127.0.0.1"), ("refusal", code), ("path", ""), ("requestId", "")] {
+            assert_eq!(seen[key], value, "{key}: {seen}");
+        }
+    }
+    assert!(metrics(&app).await.contains("libra_bad_requests_total{reason=\"field\"} 1"));
+    // hyper refuses these too; which of us looked shows here only.
+    let folded = b"GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n\r\n";
+    assert_eq!(ask_bytes(&app.server.address, folded).await.status, 400);
+    assert!(metrics(&app).await.contains("libra_bad_requests_total{reason=\"folding\"} 1"));
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        held.push(tokio::net::TcpStream::connect(&app.server.address).await.unwrap());
+    }
+    assert_eq!(bare(&app, 503).await["refusal"], "OVERLOADED");
+    drop(held);
+    let counted = "libra_requests_total{kind=\"refused\",status=\"5xx\"} ";
+    let text = metrics(&app).await;
+    let turned_away = text.lines().find_map(|line| line.strip_prefix(counted)).unwrap();
+    assert!(turned_away.parse::<u64>().unwrap() >= 20, "{turned_away}");
+}
+
+/// The line of this status without an id.
+async fn bare(app: &TestApp, status: u16) -> Value {
+    let found = || {
+        let text = std::fs::read_to_string(app.folder.data().join("access.log")).unwrap_or_default();
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let mut lines = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.find(|line| line["requestId"] == "" && line["status"] == status)
+    };
+    app.wait(&format!("a line of status {status}"), async || found().is_some()).await;
+    found().unwrap()
 }
 
 async fn metrics(app: &TestApp) -> String {

@@ -4,15 +4,18 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, DoorSettings, Listener};
+use super::{Accepted, DoorSettings, Listener, thread};
 use crate::http::edge::client::bucket;
+use crate::http::seen::{self, Bare, Seen};
 
 /// After the system could not give us a socket: it may have one again when some have ended.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -74,14 +77,21 @@ pub fn start(
     listeners: Vec<Listener>,
     seats: Vec<Seat>,
     places: Arc<Places>,
+    seen: seen::Seat,
     draining: CancellationToken,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("door-accept".into()).spawn(move || {
         let local = tokio::task::LocalSet::new();
-        let house = std::rc::Rc::new(House { settings, seats, places });
+        let seen = Rc::new(Seen::from(seen));
+        let house = Rc::new(House { settings, seats, places, seen: Rc::clone(&seen) });
+        let ending = draining.clone();
+        local.spawn_local(async move {
+            // What is written later is handed on when the last is dropped.
+            ending.run_until_cancelled(thread::flush(seen)).await;
+        });
         for Listener { socket, tls } in listeners {
-            let (house, draining) = (std::rc::Rc::clone(&house), draining.clone());
+            let (house, draining) = (Rc::clone(&house), draining.clone());
             local.spawn_local(async move {
                 if let Err(e) = house.listen(socket, tls, &draining).await {
                     tracing::error!(error = %e, "a listener failed");
@@ -96,6 +106,7 @@ struct House {
     settings: Arc<DoorSettings>,
     seats: Vec<Seat>,
     places: Arc<Places>,
+    seen: Rc<Seen>,
 }
 
 impl House {
@@ -130,28 +141,69 @@ impl House {
         peer: std::net::SocketAddr,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) {
-        let fewest = self.seats.iter().min_by_key(|seat| seat.connections.load(Ordering::Acquire));
-        let Some(seat) = fewest else { return };
+        // A thread that died has no connection, and would be given every one.
+        let alive = self.seats.iter().filter(|seat| !seat.sender.is_closed());
+        let fewest = alive.min_by_key(|seat| seat.connections.load(Ordering::Acquire));
+        let Some(seat) = fewest else { return self.turn_away(socket, peer.ip(), tls.is_some()) };
         let client = bucket(peer.ip().to_canonical());
         let is_counted = !client.is_loopback() && !self.settings.trusted_proxies.contains(client);
         let has_room = seat.connections.load(Ordering::Acquire) < self.settings.connections
             && (!is_counted || self.places.take(client, self.settings.connections_of_one));
         if !has_room {
-            return turn_away(socket, tls.is_some());
+            return self.turn_away(socket, peer.ip(), tls.is_some());
         }
         seat.connections.fetch_add(1, Ordering::AcqRel);
         let place = Place {
             connections: Arc::clone(&seat.connections),
             client: is_counted.then(|| (Arc::clone(&self.places), client)),
         };
-        // A thread that is gone takes none; the socket is closed by being dropped.
+        // A thread that has just died takes none; the socket is closed by being dropped.
         drop(seat.sender.send(Accepted { socket, peer, tls, place }));
+    }
+
+    /// As far as the socket takes it at once. Inside TLS nobody could read it.
+    fn turn_away(&self, mut socket: std::net::TcpStream, client: IpAddr, is_tls: bool) {
+        if !is_tls && socket.set_nonblocking(true).is_ok() {
+            drop(socket.write(FULL));
+        }
+        let (client, status) = (Some(client.to_canonical()), StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        self.seen.bare(&Bare { client, is_tls, status, code: "OVERLOADED" });
     }
 }
 
-/// As far as the socket takes it at once. Inside TLS nobody could read it.
-fn turn_away(mut socket: std::net::TcpStream, is_tls: bool) {
-    if !is_tls && socket.set_nonblocking(true).is_ok() {
-        drop(socket.write(FULL));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    #[test]
+    fn a_thread_that_died_gets_no_connection_though_it_has_the_fewest() {
+        let (dead, gone) = unbounded_channel();
+        let (alive, mut taken) = unbounded_channel();
+        drop(gone);
+        let seat = |sender| Seat { connections: Arc::default(), sender };
+        let house = House {
+            settings: Arc::new(DoorSettings::small()),
+            seats: vec![seat(dead), seat(alive)],
+            places: Arc::default(),
+            seen: Rc::new(Seen::from(seen::Observer::new(1, None).accepting())),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let (socket, peer) = listener.accept().unwrap();
+            house.seat(socket, peer, None);
+        }
+        assert_eq!(taken.len(), 3);
+        // With nobody left to serve, a client hears so.
+        taken.close();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, peer) = listener.accept().unwrap();
+        house.seat(socket, peer, None);
+        let mut told = String::new();
+        std::io::Read::read_to_string(&mut client, &mut told).unwrap();
+        assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+        assert_eq!(house.seen.counters.requests[4][5].get(), 1);
     }
 }

@@ -6,8 +6,8 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
+use http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -16,11 +16,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use super::Accepted;
-use super::guard::{Findings, Guarded};
+use super::findings::Findings;
+use super::guard::Guarded;
 use super::stalls;
 use super::thread::Shared;
 use crate::http::edge::{Body, Connection};
-use crate::http::seen::{Protocol, Seen};
+use crate::http::seen::{Bare, Protocol, Seen};
+use crate::runtime::upstream::Slowest;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -114,14 +116,34 @@ async fn speak_http1(
     let mut serving = pin!(serving);
     tokio::select! {
         ended = serving.as_mut() => {
+            tell(&findings, &ended, connection, &shared.seen);
             findings.tunnel_ended().await;
             return ended.map_err(io::Error::other);
         }
         () = shared.draining.cancelled() => serving.as_mut().graceful_shutdown(),
     }
     let ended = serving.await;
+    tell(&findings, &ended, connection, &shared.seen);
     findings.tunnel_ended().await;
     ended.map_err(io::Error::other)
+}
+
+/// What was answered without the service: hyper can't read every head that the guard has judged, and who sends none in
+/// time is told by the guard.
+fn tell(findings: &Findings, ended: &hyper::Result<()>, connection: Connection, seen: &Seen) {
+    if let Some(what) = findings.unasked() {
+        seen.counters.bad_request(what);
+    }
+    let (status, code) = match ended {
+        _ if findings.was_late() => (StatusCode::REQUEST_TIMEOUT, "INVALID_REQUEST"),
+        Err(e) if e.is_parse_too_large() => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "REQUEST_TOO_LARGE")
+        }
+        Err(e) if e.is_parse() => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+        _ => return,
+    };
+    let client = connection.peer.map(|peer| peer.ip().to_canonical());
+    seen.bare(&Bare { client, is_tls: connection.is_tls, status: status.as_u16(), code });
 }
 
 async fn speak_http2(
@@ -137,7 +159,7 @@ async fn speak_http2(
     let service = Answering { shared: Rc::clone(shared), connection, findings: Arc::clone(&findings) };
     let limits = &shared.settings.http2;
     let header_bytes = u32::try_from(bounds.head_bytes).unwrap_or(u32::MAX);
-    let serving = http2::Builder::new(OnThisThread { patience: bounds.patience.stream })
+    let serving = http2::Builder::new(OnThisThread { slowest: bounds.patience.slowest() })
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
@@ -154,8 +176,9 @@ async fn speak_http2(
     let mut quiet = Quiet { looked: Instant::now(), moved: 0 };
     let mut is_ending = false;
     loop {
-        // Looked at once in a while, not told of each piece: a silent client stays up to twice as long.
-        let limit = if findings.is_idle() { patience.keep_alive } else { patience.stream };
+        // Looked at once in a while, not told of each piece: a silent client stays up to twice as long. Each stream
+        // has limits of its own, which come first.
+        let limit = if findings.is_idle() { patience.keep_alive } else { patience.stream * 2 };
         let due = quiet.looked + if is_ending { patience.stream } else { limit };
         tokio::select! {
             ended = serving.as_mut() => return ended.map_err(io::Error::other),
@@ -239,16 +262,16 @@ impl Service<hyper::Request<Incoming>> for Answering {
 /// Runs the streams of a connection on the thread that serves it.
 #[derive(Debug, Clone, Copy)]
 struct OnThisThread {
-    /// With a client that takes nothing.
-    patience: Duration,
+    /// With a client that takes nothing, or next to nothing.
+    slowest: Slowest,
 }
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {
-        let patience = self.patience;
+        let slowest = self.slowest;
         // Ends with its connection, or with the thread.
         drop(tokio::task::spawn_local(async move {
-            stalls::bounded(task, patience).await;
+            stalls::bounded(task, slowest).await;
         }));
     }
 }

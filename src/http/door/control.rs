@@ -19,6 +19,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::http::edge::body::BodyError;
 use crate::http::edge::{Body, Connection, RequestBody, RequestId, request_id};
+use crate::runtime::upstream::RequestBodyError;
 
 /// Puts the routes in place; called once for each thread.
 pub type Configure = Arc<dyn Fn(&mut ServiceConfig) + Send + Sync>;
@@ -142,6 +143,9 @@ impl futures_util::Stream for Pieces {
         loop {
             return match std::task::ready!(Pin::new(&mut self.0).poll_frame(cx)) {
                 None => Poll::Ready(None),
+                Some(Err(RequestBodyError::Late)) => {
+                    Poll::Ready(Some(Err(PayloadError::Io(std::io::ErrorKind::TimedOut.into()))))
+                }
                 Some(Err(_)) => Poll::Ready(Some(Err(PayloadError::Incomplete(None)))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(bytes) => Poll::Ready(Some(Ok(bytes))),

@@ -5,121 +5,30 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::chunks::{Chunks, Followed};
+use super::findings::Findings;
 use super::head::{Framing, Scanned, scan};
-use crate::http::edge::tunnel::Tunnel;
+use super::settings::Bounds;
 use crate::routing::BadRequest;
+use crate::runtime::upstream::Pace;
 
 /// What a client that keeps us waiting for its head is told, if nothing else is on the way to it.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-/// Of HTTP/2's preface (RFC 9113 §3.4).
-const PREFACE_BYTES: usize = 24;
+/// HTTP/2's preface, and of the frame behind it its length and its kind, which is SETTINGS (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24 + 4;
+const SETTINGS: u8 = 4;
 /// Up to here what is written is copied together.
 const JOINED_BYTES: usize = 2048;
 /// After our last byte: as much of what the client still sends is read, so that it sees the answer and no reset.
 const LINGER_BYTES: usize = 1024 * 1024;
-
-/// How long a client is waited for.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// A whole head, from its first byte or from the connection's start.
-    pub head: Duration,
-    /// The next request.
-    pub keep_alive: Duration,
-    /// The next bytes of a body, and the client's taking of ours.
-    pub stream: Duration,
-    /// What the client may still send after our last byte.
-    pub linger: Duration,
-}
-
-/// Bounds of what the guard holds and passes.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    pub head_bytes: usize,
-    pub patience: Patience,
-}
-
-/// What guard and service tell each other about one connection. Atomic only because a connection that is handed over
-/// to another protocol has to be `Send`: one thread serves it from its beginning to its end.
-#[derive(Debug, Default)]
-pub struct Findings {
-    /// The number of the first request that must be refused, and why. Those behind it are refused too.
-    bad: OnceLock<(u64, BadRequest)>,
-    /// Requests handed to the service.
-    asked: AtomicU64,
-    pieces: Arc<AtomicU64>,
-    /// Answers not yet given whole.
-    open: AtomicUsize,
-    /// The connection speaks another protocol from now on, until this tells its end.
-    upgraded: AtomicBool,
-    tunnel: OnceLock<Tunnel>,
-}
-
-impl Findings {
-    /// Called once for each request, in order. What is wrong with it, if anything.
-    pub fn next(&self) -> Option<BadRequest> {
-        let number = self.asked.fetch_add(1, Relaxed);
-        self.bad.get().filter(|(first, _)| number >= *first).map(|(_, what)| *what)
-    }
-
-    pub fn upgrade(&self, tunnel: Tunnel) {
-        self.upgraded.store(true, Relaxed);
-        let _the_only_one = self.tunnel.set(tunnel);
-    }
-
-    /// Waits for the end of the tunnel, if there is one.
-    pub async fn tunnel_ended(&self) {
-        if let Some(ending) = self.tunnel.get().and_then(Tunnel::end) {
-            // The sender is dropped with the tunnel; nothing is ever sent.
-            drop(ending.await);
-        }
-    }
-
-    pub fn open(self: &Arc<Self>) -> Open {
-        self.open.fetch_add(1, Relaxed);
-        Open(Arc::clone(self))
-    }
-
-    /// Pieces of bodies that have passed, in either direction, and requests.
-    pub fn moved(&self) -> u64 {
-        self.pieces.load(Relaxed) + self.asked.load(Relaxed)
-    }
-
-    /// Counts pieces of bodies.
-    pub fn pieces(&self) -> &Arc<AtomicU64> {
-        &self.pieces
-    }
-
-    pub fn is_idle(&self) -> bool {
-        self.open.load(Relaxed) == 0
-    }
-}
-
-/// An answer on its way: while one is, silence is not the client's.
-#[derive(Debug)]
-pub struct Open(Arc<Findings>);
-
-impl Open {
-    pub fn piece(&self) {
-        self.0.pieces.fetch_add(1, Relaxed);
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
-    }
-}
 
 enum State {
     /// Bytes of a head that is not whole yet.
@@ -150,6 +59,9 @@ pub struct Guarded<S> {
     /// When the client last took something of ours.
     last_write: Instant,
     linger: Option<(Instant, usize)>,
+    /// Of a body's bytes as they come, framing included, and of ours as they are taken.
+    sending: Pace,
+    taking: Pace,
     is_shut: bool,
 }
 
@@ -177,6 +89,8 @@ impl<S> Guarded<S> {
             write_since: None,
             last_write: now,
             linger: None,
+            sending: Pace::default(),
+            taking: Pace::default(),
             is_shut: false,
         }
     }
@@ -189,8 +103,12 @@ impl<S> Guarded<S> {
                 State::Preface(left) => {
                     let here = (*left).min(bytes.len());
                     *left -= here;
+                    let last = bytes[here - 1];
                     bytes = &bytes[here..];
                     if *left == 0 {
+                        if last != SETTINGS {
+                            return Err(io::Error::other("the first frame is no SETTINGS"));
+                        }
                         self.state = State::Passing;
                     }
                 }
@@ -283,7 +201,8 @@ impl<S> Guarded<S> {
             }
             State::Head(held) if !held.is_empty() && self.findings.is_idle() => Some(turn + patience.head),
             State::Preface(_) | State::Refused => Some(self.waiting_since + patience.head),
-            State::Length(_) | State::Chunked(_) => Some(turn + patience.stream),
+            // Whoever reads the body gives up first, and can still say so.
+            State::Length(_) | State::Chunked(_) => Some(turn + patience.stream + patience.linger),
             State::Passing if self.findings.upgraded.load(Relaxed) => Some(turn + patience.stream),
             State::Head(_) | State::Passing => None,
         }
@@ -322,6 +241,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
                 this.ahead = Vec::new();
             }
         } else if Pin::new(&mut this.socket).poll_read(cx, buf)?.is_pending() {
+            if matches!(this.state, State::Length(_) | State::Chunked(_)) {
+                this.sending.wait();
+            }
             let Some(due) = this.read_due() else { return Poll::Pending };
             if !this.is_over(cx, due) {
                 return Poll::Pending;
@@ -330,25 +252,61 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
             if owes_a_head && this.findings.is_idle() {
                 // As far as the socket takes it at once; the connection ends either way.
                 drop(Pin::new(&mut this.socket).poll_write(cx, TOO_SLOW));
+                this.findings.was_late.store(true, Relaxed);
             }
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         if matches!(this.state, State::Length(_) | State::Chunked(_) | State::Passing) {
             this.waiting_since = Instant::now();
         }
-        this.follow(&buf.filled()[before..])?;
-        Poll::Ready(Ok(()))
+        this.sending.moved((buf.filled().len() - before) as u64);
+        let followed = match this.sending.is_too_slow(this.bounds.patience.slowest()) {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => this.follow(&buf.filled()[before..]),
+        };
+        if followed.is_err() {
+            // What can't be followed reaches nobody.
+            buf.set_filled(before);
+        }
+        Poll::Ready(followed)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+    /// While the parser holds bytes of a next request it reads no more, and would not see its client leave in the middle
+    /// of an answer. What comes meanwhile is kept for it, as much as a head may have.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let holds_next = self.heads > self.findings.asked.load(Relaxed)
+            || matches!(&self.state, State::Head(held) if !held.is_empty());
+        if !holds_next || self.findings.is_idle() {
+            return Ok(());
+        }
+        let mut space = [0; 4096];
+        while self.ahead.len() < self.bounds.head_bytes {
+            let mut buf = ReadBuf::new(&mut space);
+            if Pin::new(&mut self.socket).poll_read(cx, &mut buf)?.is_pending() {
+                break;
+            }
+            if buf.filled().is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.ahead.extend_from_slice(buf.filled());
+        }
+        Ok(())
+    }
+
     /// A client that does not take what we send is given up after a while.
-    fn taken<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_ready() {
+    fn taken(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(taken) = &result {
+            self.taking.moved(taken.as_ref().map_or(0, |bytes| *bytes as u64));
+            if self.taking.is_too_slow(self.bounds.patience.slowest()) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             self.write_since = None;
             self.last_write = Instant::now();
             return result;
         }
+        self.taking.wait();
         let since = *self.write_since.get_or_insert_with(Instant::now);
         if self.is_over(cx, since + self.bounds.patience.stream) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -391,8 +349,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         let this = self.get_mut();
         // Inside TLS, what the client has not taken shows here.
         match Pin::new(&mut this.socket).poll_flush(cx) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => this.taken(cx, Poll::Pending),
+            Poll::Ready(Ok(())) => Poll::Ready(this.look_ahead(cx)),
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+            Poll::Pending => this.taken(cx, Poll::Pending).map_ok(drop),
         }
     }
 
@@ -427,28 +386,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    #[tokio::test]
-    async fn a_client_that_still_takes_an_answer_is_not_late_with_its_next_request() {
-        let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
-        let patience = Patience { head: short, keep_alive: short, stream: long, linger: short };
-        let (mut client, socket) = tokio::io::duplex(64);
-        let bounds = Bounds { head_bytes: 1024, patience };
-        let mut guarded = Guarded::http1(socket, Vec::new(), bounds, Arc::default());
-        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let mut head = [0; 64];
-        assert_eq!(guarded.read(&mut head).await.unwrap(), 18);
-        // More than the client has room for: the rest waits for it.
-        let writing = tokio::time::timeout(short, guarded.write_all(&[b'x'; 1000])).await;
-        assert!(writing.is_err());
-        let waiting = tokio::time::timeout(short * 5, guarded.read(&mut head)).await;
-        assert!(waiting.is_err(), "given up: {waiting:?}");
     }
 }

@@ -5,7 +5,12 @@ mod accept;
 mod chunks;
 mod connection;
 pub mod control;
+mod findings;
 mod guard;
+#[cfg(test)]
+mod guard_tests;
+#[cfg(test)]
+mod h2_tests;
 mod head;
 #[cfg(test)]
 mod patience_tests;
@@ -29,8 +34,7 @@ use accept::Places;
 use control::Late;
 use thread::Worker;
 
-pub use guard::{Bounds, Patience};
-pub use settings::{DoorSettings, Http2};
+pub use settings::{Bounds, DoorSettings, Http2, Patience};
 
 /// One address that is listened on.
 #[derive(Debug)]
@@ -78,7 +82,8 @@ impl Door {
             workers.push(Worker::start(number, parts, cutting.clone())?);
         }
         let seats = workers.iter().map(Worker::seat).collect();
-        let accepting = accept::start(settings, listeners, seats, places, draining.clone())?;
+        let accepting =
+            accept::start(settings, listeners, seats, places, observer.accepting(), draining.clone())?;
         Ok(Door { workers, accepting, draining, cutting })
     }
 

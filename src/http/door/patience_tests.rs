@@ -168,3 +168,71 @@ async fn cookies_that_came_in_crumbs_arrive_in_one_line() {
     assert!(asked.contains("\r\ncookie: a=1; b=2\r\n"), "{asked}");
     house.close().await;
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_is_seen_behind_its_next_requests_too() {
+    for more in [1, 200] {
+        let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome", Then::Hold).await;
+        let patient = UpstreamPolicy { idle_timeout: PATIENCE, first_byte_timeout: PATIENCE, ..policy() };
+        let house = house(&[origin.port], patient);
+        let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        let pipeline = format!("{request}{}GET /half", request.repeat(more));
+        let seen = house.ask(pipeline.as_bytes(), |seen| seen.ends_with("some")).await;
+        assert!(seen.ends_with("some"));
+        origin.closed().await;
+        house.close().await;
+    }
+}
+
+#[tokio::test]
+async fn who_declines_an_upgrade_may_not_be_silent_for_ever() {
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this", Then::Hold).await;
+    let house = house(&[origin.port], policy());
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\n{upgrade}\r\n");
+    let began = Instant::now();
+    let answer = house.ask(request.as_bytes(), |_| false).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("only this"), "{answer}");
+    assert!(began.elapsed() < PATIENCE / 2);
+    origin.closed().await;
+    house.close().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_its_origin_has_closed_is_closed_without_a_request() {
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Then::HalfClose).await;
+    let house = house(&[origin.port], policy());
+    assert!(house.get("").await.ends_with("ok"));
+    origin.close.notify_one();
+    origin.closed().await;
+    house.close().await;
+}
+
+#[tokio::test]
+async fn a_byte_now_and_then_is_no_upload() {
+    let origin = origin("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Then::Stay).await;
+    let house = house(&[origin.port], policy());
+    for body in ["Content-Length: 100000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n8000\r\n"] {
+        let mut socket = TcpStream::connect(house.address).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\n{body}");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = socket.into_split();
+        let dripping = async {
+            // Each in time, and all together next to nothing.
+            let mut tick = tokio::time::interval(policy().idle_timeout / 2);
+            while writer.write_all(b"x").await.is_ok() {
+                tick.tick().await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut answer = String::new();
+        let reading = tokio::time::timeout(PATIENCE / 2, reader.read_to_string(&mut answer));
+        tokio::select! {
+            () = dripping => {}
+            read = reading => drop(read.expect("it drips for ever")),
+        }
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+    assert!(!house.upstream.report()[0].ejected);
+    house.close().await;
+}

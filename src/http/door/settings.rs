@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::guard::{Bounds, Patience};
 use crate::http::edge::TrustedProxies;
+use crate::runtime::upstream::Slowest;
 
 /// What the front door is made with.
 #[derive(Debug, Clone)]
@@ -20,6 +20,34 @@ pub struct DoorSettings {
     pub requests: usize,
     pub http2: Http2,
     pub trusted_proxies: Arc<TrustedProxies>,
+}
+
+/// How long a client is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A whole head, from its first byte or from the connection's start.
+    pub head: Duration,
+    /// The next request.
+    pub keep_alive: Duration,
+    /// The next bytes of a body, and the client's taking of ours.
+    pub stream: Duration,
+    /// What the client may still send after our last byte.
+    pub linger: Duration,
+    /// The least that a client may send of a body or take of an answer, over `stream` in which it is waited for.
+    pub slowest_bytes_per_second: u64,
+}
+
+impl Patience {
+    pub fn slowest(&self) -> Slowest {
+        Slowest { span: self.stream, bytes_per_second: self.slowest_bytes_per_second }
+    }
+}
+
+/// Bounds of what the guard holds and passes.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub head_bytes: usize,
+    pub patience: Patience,
 }
 
 /// Bounds of one HTTP/2 connection.
@@ -52,7 +80,13 @@ impl DoorSettings {
             threads: 1,
             bounds: Bounds {
                 head_bytes: 32 << 10,
-                patience: Patience { head: second, keep_alive: second, stream: second, linger: second },
+                patience: Patience {
+                    head: second,
+                    keep_alive: second,
+                    stream: second,
+                    linger: second,
+                    slowest_bytes_per_second: 5,
+                },
             },
             tls_handshake: second,
             connections: 100,

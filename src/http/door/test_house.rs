@@ -57,12 +57,14 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
             threads: 1,
             idle_connections: 16,
             keep_idle: PATIENCE * 3,
+            look: Duration::from_millis(100),
             retries: 2,
             drain: Duration::ZERO,
         },
         may_connect: Arc::new(|address| address.ip().is_loopback()),
         tls: trusted_authorities(),
     }));
+    crate::runtime::upstream::watch(&upstream);
     let tables = Tables::new();
     tables.publish_worker(WorkerRoute {
         worker: "app".into(),
@@ -139,6 +141,8 @@ pub(super) struct Peer {
     pub(super) port: u16,
     pub(super) connections: Arc<AtomicUsize>,
     pub(super) heads: Arc<std::sync::Mutex<Vec<String>>>,
+    /// Tells [`Then::HalfClose`].
+    pub(super) close: Arc<tokio::sync::Notify>,
 }
 
 /// What an origin does after its answer.
@@ -147,6 +151,8 @@ pub(super) enum Then {
     /// Waits for the next request.
     Stay,
     Close,
+    /// When told to, says that it has no more to say, and waits until the other side closes too.
+    HalfClose,
     /// Neither says nor does anything, until the other side closes.
     Hold,
 }
@@ -157,12 +163,14 @@ pub(super) async fn origin(answer: &'static str, then: Then) -> Peer {
         port: listener.local_addr().unwrap().port(),
         connections: Arc::default(),
         heads: Arc::default(),
+        close: Arc::default(),
     };
     let (connections, heads) = (Arc::clone(&origin.connections), Arc::clone(&origin.heads));
+    let close = Arc::clone(&origin.close);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             connections.fetch_add(1, Ordering::SeqCst);
-            let heads = Arc::clone(&heads);
+            let (heads, close) = (Arc::clone(&heads), Arc::clone(&close));
             tokio::spawn(async move {
                 loop {
                     let asked = read(&mut socket, is_whole).await;
@@ -174,7 +182,11 @@ pub(super) async fn origin(answer: &'static str, then: Then) -> Peer {
                     match then {
                         Then::Stay => {}
                         Then::Close => return,
-                        Then::Hold => {
+                        Then::Hold | Then::HalfClose => {
+                            if then == Then::HalfClose {
+                                close.notified().await;
+                                drop(socket.shutdown().await);
+                            }
                             read(&mut socket, |_| false).await;
                             heads.lock().unwrap().push("closed".to_owned());
                             return;
@@ -200,6 +212,15 @@ pub(super) fn is_whole(request: &str) -> bool {
 }
 
 impl Peer {
+    /// Waits until the other side has closed a connection.
+    pub(super) async fn closed(&self) {
+        let started = std::time::Instant::now();
+        while !self.asked().contains(&"closed".to_owned()) {
+            assert!(started.elapsed() < PATIENCE / 2, "still open: {:?}", self.asked());
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) fn asked(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }

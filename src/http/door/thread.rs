@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept;
 use super::control::{ControlSurface, Late};
-use super::guard::{Findings, Open};
+use super::findings::{Findings, Open};
 use super::{Accepted, DoorSettings, connection};
 use crate::http::edge::body::Watcher;
 use crate::http::edge::tunnel::Tunnel;
@@ -58,6 +58,7 @@ impl Worker {
         let (sender, mut receiver) = unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name(format!("door-{number}")).spawn(move || {
+            let _loud = Loud(number);
             let local = tokio::task::LocalSet::new();
             let serving = local.run_until(async move {
                 let shared = Rc::new(Shared::new(parts));
@@ -147,7 +148,11 @@ impl Shared {
             open: findings.open(),
             _in_hand: InHand::new(&self),
         };
-        let request = request.map(|body| RequestBody::from(body).counted(findings.pieces()));
+        let patience = self.settings.patience();
+        let request = request.map(|body| {
+            let body = RequestBody::from(body).counted(findings.pieces());
+            body.patient(patience.stream, patience.slowest())
+        });
         let too_many = self.requests.get() > self.settings.requests;
         let response =
             match edge::serve(request, connection, bad, &self.edge, too_many, &mut held.watch.facts).await {
@@ -160,6 +165,17 @@ impl Shared {
         }
         held.watch.answered(&response);
         response.map(|body| body.watched(Box::new(held)))
+    }
+}
+
+/// Says so when a thread ends by a panic: it gets no connection any more, and those it had are gone.
+struct Loud(usize);
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(thread = self.0, "a serving thread died; the others go on, restart the server");
+        }
     }
 }
 
@@ -181,7 +197,7 @@ impl Watcher for Held {
 }
 
 /// Hands lines of the access log on while there are too few to fill a buffer.
-async fn flush(seen: Rc<Seen>) {
+pub(super) async fn flush(seen: Rc<Seen>) {
     let Some(interval) = seen.flush_interval() else { return };
     let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, Version};
@@ -14,7 +14,7 @@ use super::dispatch::Strategy;
 use super::outgoing::{self, CDN_LOOP, Named};
 use super::{Connection, EdgeState, Facts, RequestId, isolate, tunnel};
 use crate::routing::EdgeRefusal;
-use crate::runtime::upstream::{self, Answer, Failure, Order, Upstream};
+use crate::runtime::upstream::{self, Answer, Failure, Order, Upstream, trailers};
 
 /// A request on its way to an origin.
 pub(super) struct Forwarding {
@@ -91,6 +91,12 @@ impl Forwarding {
         let dropped: Vec<HeaderName> = headers.keys().filter(is_dropped).cloned().collect();
         for name in dropped {
             headers.remove(name);
+        }
+        if headers.contains_key(header::TRAILER) {
+            match trailers::announced(headers, named.names()).map(HeaderValue::try_from) {
+                Some(Ok(announced)) => drop(headers.insert(header::TRAILER, announced)),
+                _ => drop(headers.remove(header::TRAILER)),
+            }
         }
         match self.strategy {
             Strategy::Subdomain => isolate::keep_to_own_host(headers, state.rules.base()),

@@ -14,6 +14,7 @@ use super::dispatch::Strategy;
 use super::forward::Forwarding;
 use super::request_id::{self, RequestId};
 use crate::routing::probe;
+use crate::runtime::upstream::trailers;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
@@ -33,6 +34,10 @@ impl Named {
         let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
         let names = names.map(<[u8]>::trim_ascii).filter(|name| !is_usual(name));
         Named(names.filter_map(|name| HeaderName::from_bytes(name).ok()).collect())
+    }
+
+    pub fn names(&self) -> &[HeaderName] {
+        &self.0
     }
 
     /// Whether a line of this name goes no further.
@@ -96,6 +101,7 @@ pub(super) fn pass(to: &mut Vec<u8>, headers: &HeaderMap, named: &Named, strateg
         let is_left_out = *name == header::HOST
             || *name == header::CONTENT_LENGTH
             || *name == header::COOKIE
+            || *name == header::TRAILER
             // The browser's credentials are the platform's there.
             || (*name == header::AUTHORIZATION && strategy.is_on_platform_origin())
             || named.ends(name)
@@ -116,6 +122,12 @@ pub(super) fn pass(to: &mut Vec<u8>, headers: &HeaderMap, named: &Named, strateg
             }
             to.extend_from_slice(b"\r\n");
         }
+    }
+    if headers.contains_key(header::TRAILER)
+        && !named.ends(&header::TRAILER)
+        && let Some(announced) = trailers::announced(headers, named.names())
+    {
+        line(to, "trailer", announced.as_bytes());
     }
     if takes_trailers(headers) {
         line(to, "te", b"trailers");
@@ -225,7 +237,7 @@ mod tests {
             ("http2-settings", "AAMAAABkAAQAAP__"),
             ("expect", "100-continue"),
             ("x-secret", "1"),
-            ("trailer", "X-Sum"),
+            ("trailer", "X-Sum, X-Secret, Cookie"),
             ("host", "a"),
             ("content-length", "5"),
             ("cookie", "a=b"),
@@ -233,8 +245,8 @@ mod tests {
             ("authorization", "Bearer x"),
         ];
         let lines = passed(&fields, Strategy::Subdomain);
-        assert_eq!(lines, ["authorization: Bearer x", "cookie: a=b; c=d", "te: trailers", "trailer: X-Sum"]);
-        assert_eq!(passed(&fields, Strategy::Path), ["te: trailers", "trailer: X-Sum"]);
+        assert_eq!(lines, ["authorization: Bearer x", "cookie: a=b; c=d", "te: trailers", "trailer: x-sum"]);
+        assert_eq!(passed(&fields, Strategy::Path), ["te: trailers", "trailer: x-sum"]);
     }
 
     #[test]

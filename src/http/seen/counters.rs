@@ -92,6 +92,8 @@ pub struct Counters {
     pub retries: Count,
     pub opened: Count,
     pub reused: Count,
+    /// Lines of the access log that were not written, there being too many of their sort.
+    pub omitted: Count,
 }
 
 impl Counters {

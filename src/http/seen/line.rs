@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Version;
 
+use super::Bare;
 use super::watch::Watch;
 use crate::domain::time;
 
@@ -91,6 +92,24 @@ pub fn write(to: &mut Vec<u8>, clock: &mut Clock, watch: &Watch, took_us: u64) {
         put(to, format_args!(",\"refusal\":\"{code}\""));
     }
     put(to, format_args!(",\"aborted\":{}}}\n", watch.is_aborted()));
+}
+
+/// The same fields, as far as there are any.
+pub fn write_bare(to: &mut Vec<u8>, clock: &mut Clock, bare: &Bare, at: SystemTime) {
+    to.extend_from_slice(b"{\"time\":\"");
+    clock.write(to, at);
+    to.extend_from_slice(b"\",\"requestId\":\"\",\"client\":\"");
+    match bare.client {
+        Some(client) => put(to, format_args!("{client}")),
+        None => to.extend_from_slice(b"unix"),
+    }
+    put(
+        to,
+        format_args!(
+            "\",\"protocol\":\"\",\"tls\":{},\"method\":\"\",\"host\":\"\",\"path\":\"\",\"status\":{},\"bytes\":0,\"durationUs\":0,\"strategy\":\"none\",\"refusal\":\"{}\",\"aborted\":false}}\n",
+            bare.is_tls, bare.status, bare.code
+        ),
+    );
 }
 
 /// A vector of bytes takes whatever is written.

@@ -28,6 +28,7 @@ pub struct Metrics(Registry);
 #[derive(Debug)]
 struct House {
     threads: Vec<Arc<Counters>>,
+    accepting: Arc<Counters>,
     dropped: Option<Arc<AtomicU64>>,
     tables: Arc<Tables>,
     started: Instant,
@@ -39,6 +40,7 @@ impl Metrics {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let house = House {
             threads: observer.threads.clone(),
+            accepting: Arc::clone(&observer.accepting),
             dropped: observer.log.as_ref().map(super::AccessLog::dropped),
             tables: Arc::clone(tables),
             started: Instant::now(),
@@ -70,7 +72,7 @@ async fn get(door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {
 
 impl House {
     fn sum(&self, of: impl Fn(&Counters) -> &Count) -> u64 {
-        self.threads.iter().map(|thread| of(thread).get()).sum()
+        self.threads.iter().chain([&self.accepting]).map(|thread| of(thread).get()).sum()
     }
 }
 
@@ -131,6 +133,9 @@ impl Collector for House {
         )?;
         let dropped = self.dropped.as_ref().map_or(0, |dropped| dropped.load(Ordering::Relaxed));
         counter(to, "libra_access_log_dropped_lines", "Lines of the access log that were lost", dropped)?;
+        let omitted = self.sum(|c| &c.omitted);
+        let help = "Lines of the access log that were not written, there being too many of their sort";
+        counter(to, "libra_access_log_omitted_lines", help, omitted)?;
         self.routes(to)?;
         let name = "process_start_time_seconds";
         gauge(to, name, "When this process started, in seconds since 1970", self.start_seconds)?;

@@ -11,8 +11,11 @@ mod watch;
 mod writer;
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use counters::Kind;
 pub use counters::{Counters, Protocol};
 pub use watch::Watch;
 pub use writer::{AccessLog, AccessLogSettings, Writing};
@@ -21,13 +24,15 @@ pub use writer::{AccessLog, AccessLogSettings, Writing};
 #[derive(Debug, Clone)]
 pub struct Observer {
     pub threads: Vec<Arc<Counters>>,
+    /// Of the thread that takes connections and has none.
+    pub accepting: Arc<Counters>,
     /// `None`: no access log is written.
     pub log: Option<AccessLog>,
 }
 
 impl Observer {
     pub fn new(threads: usize, log: Option<AccessLog>) -> Self {
-        Self { threads: (0..threads).map(|_| Arc::default()).collect(), log }
+        Self { threads: (0..threads).map(|_| Arc::default()).collect(), accepting: Arc::default(), log }
     }
 
     /// For the thread of this number.
@@ -35,6 +40,20 @@ impl Observer {
         let counters = self.threads.get(number).cloned().unwrap_or_default();
         Seat { counters, log: self.log.clone() }
     }
+
+    /// For the thread that takes connections.
+    pub fn accepting(&self) -> Seat {
+        Seat { counters: Arc::clone(&self.accepting), log: self.log.clone() }
+    }
+}
+
+/// What was answered to bytes that were no request, or to a connection that there was no room for.
+#[derive(Debug, Clone, Copy)]
+pub struct Bare {
+    pub client: Option<IpAddr>,
+    pub is_tls: bool,
+    pub status: u16,
+    pub code: &'static str,
 }
 
 /// What one thread is seen with, before it runs.
@@ -52,13 +71,15 @@ pub struct Seen {
     buffer: RefCell<Vec<u8>>,
     lines: Cell<u64>,
     clock: RefCell<line::Clock>,
+    /// The second in hand, and lines about what was no request in it.
+    bare: Cell<(u64, u32)>,
 }
 
 impl From<Seat> for Seen {
     fn from(seat: Seat) -> Self {
         let Seat { counters, log } = seat;
         let (buffer, lines) = (RefCell::default(), Cell::new(0));
-        Self { counters, log, buffer, lines, clock: RefCell::default() }
+        Self { counters, log, buffer, lines, clock: RefCell::default(), bare: Cell::default() }
     }
 }
 
@@ -78,10 +99,30 @@ impl Seen {
     }
 
     fn write(&self, watch: &Watch, took_us: u64) {
+        self.write_line(|buffer, clock| line::write(buffer, clock, watch, took_us));
+    }
+
+    /// Counts it, and writes a line unless there were too many in this second already.
+    pub fn bare(&self, bare: &Bare) {
+        self.counters.request(Kind::Refused, bare.status, 0, 0);
+        self.counters.refused(bare.code);
+        let Some(log) = &self.log else { return };
+        let at = SystemTime::now();
+        let second = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let (last, lines) = self.bare.get();
+        let lines = if last == second { lines } else { 0 };
+        if lines >= log.bare_per_second() {
+            return self.counters.omitted.add(1);
+        }
+        self.bare.set((second, lines + 1));
+        self.write_line(|buffer, clock| line::write_bare(buffer, clock, bare, at));
+    }
+
+    fn write_line(&self, write: impl FnOnce(&mut Vec<u8>, &mut line::Clock)) {
         let Some(log) = &self.log else { return };
         let is_full = {
             let mut buffer = self.buffer.borrow_mut();
-            line::write(&mut buffer, &mut self.clock.borrow_mut(), watch, took_us);
+            write(&mut buffer, &mut self.clock.borrow_mut());
             self.lines.set(self.lines.get() + 1);
             buffer.len() >= log.buffer_bytes()
         };

@@ -23,6 +23,7 @@ fn written(watching: impl FnOnce(&Rc<Seen>)) -> (Vec<Value>, String) {
         flush: Duration::from_secs(1),
         buffer_bytes: 1000,
         buffers: 10,
+        bare_per_second: 2,
     })
     .unwrap();
     let observer = Observer::new(1, Some(log));
@@ -110,5 +111,27 @@ fn every_refusal_has_a_number_of_its_own() {
         let answer = problem::refuse(&RequestId::random(), false, refusal.clone());
         let code = answer.extensions().get::<RefusalCode>().unwrap().0;
         assert!(CODES.contains(&code), "{refusal:?}: {code}");
+    }
+}
+
+#[test]
+fn what_was_no_request_is_counted_and_written_but_not_without_end() {
+    let (lines, metrics) = written(|seen| {
+        let client = Some("10.0.0.1".parse().unwrap());
+        for _ in 0..1000 {
+            seen.bare(&Bare { client, is_tls: false, status: 503, code: "OVERLOADED" });
+        }
+    });
+    // A second may have passed meanwhile.
+    assert!((2..=6).contains(&lines.len()), "{}", lines.len());
+    for (key, value) in [("client", "10.0.0.1"), ("refusal", "OVERLOADED"), ("path", "")] {
+        assert_eq!(lines[0][key], value);
+    }
+    assert_eq!(lines[0]["status"], 503);
+    let omitted = format!("libra_access_log_omitted_lines_total {}", 1000 - lines.len());
+    for line in
+        ["libra_requests_total{kind=\"refused\",status=\"5xx\"} 1000", "code=\"OVERLOADED\"} 1000", &omitted]
+    {
+        assert!(metrics.contains(line), "{line} in {metrics}");
     }
 }

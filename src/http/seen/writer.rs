@@ -25,6 +25,8 @@ pub struct AccessLogSettings {
     pub buffer_bytes: usize,
     /// Full ones that may wait for the disk.
     pub buffers: usize,
+    /// Of one thread, about what was no request.
+    pub bare_per_second: u32,
 }
 
 struct Chunk {
@@ -40,6 +42,7 @@ pub struct AccessLog {
     dropped: Arc<AtomicU64>,
     flush: Duration,
     buffer_bytes: usize,
+    bare_per_second: u32,
 }
 
 /// The writing thread. It ends when no [`AccessLog`] is left.
@@ -69,6 +72,7 @@ impl AccessLog {
             dropped: Arc::clone(&dropped),
             flush: settings.flush,
             buffer_bytes: settings.buffer_bytes,
+            bare_per_second: settings.bare_per_second,
         };
         let output = Output::open(settings.file, settings.file_bytes)?;
         let writer = Writer { output, spare, dropped, told: None };
@@ -83,6 +87,10 @@ impl AccessLog {
 
     pub(super) fn flush_interval(&self) -> Duration {
         self.flush
+    }
+
+    pub(super) fn bare_per_second(&self) -> u32 {
+        self.bare_per_second
     }
 
     pub(super) fn buffer_bytes(&self) -> usize {
@@ -206,6 +214,7 @@ mod tests {
             flush: Duration::from_millis(10),
             buffer_bytes: 1,
             buffers: 8,
+            bare_per_second: 3,
         }
     }
 

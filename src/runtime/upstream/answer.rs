@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::choose::Turn;
 pub use super::exchange::OriginBodyError;
 use super::link::Link;
+use super::trailers;
 
 /// What an origin answers.
 pub struct OriginBody {
@@ -51,7 +52,10 @@ impl Body for OriginBody {
         let this = self.get_mut();
         let (Some(link), Some(turn)) = (&mut this.link, &this.turn) else { return Poll::Ready(None) };
         match link.poll_piece(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(behind) = frame.trailers_mut() {
+                    trailers::keep_allowed(behind);
+                }
                 this.last = Instant::now();
                 this.settle(cx);
                 Poll::Ready(Some(Ok(frame)))

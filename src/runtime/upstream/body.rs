@@ -5,10 +5,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use super::alarm::Alarm;
+use super::pace::{Pace, Slowest};
+use super::trailers;
 
 /// What a client sends.
 #[derive(Debug, Default)]
@@ -18,6 +23,17 @@ pub struct RequestBody {
     left: Option<u64>,
     /// Counts every piece of every body of one connection.
     pieces: Option<Arc<AtomicU64>>,
+    /// Boxed: most requests have no body.
+    patience: Option<Box<Patience>>,
+}
+
+/// How long its client is waited for.
+#[derive(Debug)]
+struct Patience {
+    silence: Duration,
+    slowest: Slowest,
+    pace: Pace,
+    alarm: Alarm,
 }
 
 /// Why a client's body ended early.
@@ -27,12 +43,14 @@ pub enum RequestBodyError {
     Client(#[from] hyper::Error),
     #[error("the client's body is larger than it may be")]
     TooLarge,
+    #[error("the client is silent, or sends too slowly")]
+    Late,
 }
 
 impl From<Incoming> for RequestBody {
     fn from(body: Incoming) -> Self {
         let incoming = (!body.is_end_stream()).then_some(body);
-        Self { incoming, left: None, pieces: None }
+        Self { incoming, left: None, pieces: None, patience: None }
     }
 }
 
@@ -60,6 +78,30 @@ impl RequestBody {
         }
         self
     }
+
+    /// Ends it when its client sends nothing for so long, or too little. Not counted is the time in which nobody reads.
+    #[must_use]
+    pub fn patient(mut self, silence: Duration, slowest: Slowest) -> Self {
+        if self.incoming.is_some() {
+            self.patience =
+                Some(Box::new(Patience { silence, slowest, pace: Pace::default(), alarm: Alarm::default() }));
+        }
+        self
+    }
+}
+
+impl Patience {
+    /// Nothing is there. Whether that is too long so; wakes the task when it is.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.pace.wait();
+        let due = self.pace.waiting_since().unwrap_or_else(Instant::now) + self.silence;
+        self.alarm.is_over(cx, due.into())
+    }
+
+    fn has_moved(&mut self, bytes: u64) -> Result<(), RequestBodyError> {
+        self.pace.moved(bytes);
+        if self.pace.is_too_slow(self.slowest) { Err(RequestBodyError::Late) } else { Ok(()) }
+    }
 }
 
 impl Body for RequestBody {
@@ -72,12 +114,21 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = self.get_mut();
         let Some(body) = &mut this.incoming else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
-        let frame = match frame.transpose() {
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        if polled.is_pending() && this.patience.as_mut().is_some_and(|patience| patience.is_over(cx)) {
+            return Poll::Ready(Some(Err(RequestBodyError::Late)));
+        }
+        let mut frame = match std::task::ready!(polled).transpose() {
             Ok(frame) => frame,
             Err(e) => return Poll::Ready(Some(Err(e.into()))),
         };
         let bytes = frame.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        if let Some(late) = this.patience.as_mut().and_then(|patience| patience.has_moved(bytes).err()) {
+            return Poll::Ready(Some(Err(late)));
+        }
+        if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+            trailers::keep_allowed(trailers);
+        }
         if let Some(left) = &mut this.left {
             match left.checked_sub(bytes) {
                 Some(rest) => *left = rest,

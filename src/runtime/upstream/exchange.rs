@@ -304,6 +304,6 @@ enum Unsent {
 fn of_client(error: &RequestBodyError) -> Broken {
     match error {
         RequestBodyError::TooLarge => Broken::TooLarge,
-        RequestBodyError::Client(_) => Broken::Client,
+        RequestBodyError::Client(_) | RequestBodyError::Late => Broken::Client,
     }
 }

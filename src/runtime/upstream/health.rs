@@ -15,7 +15,7 @@ use super::{RequestBody, Upstream, socket};
 use crate::domain::upstream::HealthCheck;
 
 /// Asks every origin again and again until the upstream is dropped; nobody is asked where the policy has no check.
-pub fn watch(upstream: &Arc<Upstream>) {
+pub(super) fn watch(upstream: &Arc<Upstream>) {
     if upstream.policy.health.interval.is_zero() {
         return;
     }

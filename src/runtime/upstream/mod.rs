@@ -10,10 +10,13 @@ mod choose;
 mod exchange;
 mod health;
 mod link;
+mod pace;
 mod pool;
 mod send;
 mod socket;
+mod sweep;
 mod trace;
+pub mod trailers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,11 +31,12 @@ use crate::domain::upstream::UpstreamPolicy;
 use pool::Pool;
 
 pub use answer::{OriginBody, OriginBodyError};
-pub use body::RequestBody;
+pub use body::{RequestBody, RequestBodyError};
 pub use exchange::Order;
-pub use health::watch;
+pub use pace::{Pace, Slowest};
 pub use send::{Answer, Failure, Switched, send};
 pub use socket::{OriginSocket, trusted_authorities};
+pub use sweep::watch;
 pub use trace::{FailureKind, Trace};
 
 /// How connections are kept, and how often another one is tried.
@@ -43,6 +47,8 @@ pub struct Reuse {
     /// Connections without a request that are kept, per origin and thread.
     pub idle_connections: usize,
     pub keep_idle: Duration,
+    /// How often they are looked at: one that its origin has closed goes then at the latest.
+    pub look: Duration,
     /// Further tries where nothing was sent yet.
     pub retries: usize,
     /// How long sockets stay with an upstream that no route leads to any more.
@@ -132,6 +138,11 @@ impl Upstream {
 
     pub fn retired(&self) -> &CancellationToken {
         &self.retired
+    }
+
+    /// How long an origin may be silent on an open stream.
+    pub fn idle_timeout(&self) -> Duration {
+        self.policy.idle_timeout
     }
 
     pub fn drain(&self) -> Duration {

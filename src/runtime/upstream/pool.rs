@@ -52,6 +52,20 @@ impl Pool {
         None
     }
 
+    /// Lets go of those that their origin has closed, or that are too old. One that is looked at is off its shelf for a
+    /// moment only.
+    pub fn sweep(&self, keep_idle: Duration, cx: &mut Context<'_>) {
+        for shelf in &self.shelves {
+            // As many as there are now: what is put back meanwhile was just used.
+            for _ in 0..shelf.len() {
+                let Some(mut link) = shelf.pop() else { break };
+                if link.idle_since.elapsed() < keep_idle && link.is_usable(cx) {
+                    drop(shelf.push(link));
+                }
+            }
+        }
+    }
+
     /// Keeps a connection whose answer is over; a full shelf lets it go.
     pub fn keep(&self, mut link: Box<Link>, cx: &mut Context<'_>) {
         if link.is_usable(cx) {

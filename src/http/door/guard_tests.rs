@@ -1,0 +1,100 @@
+//! The guard alone, before a client that is a pipe in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::guard::Guarded;
+use super::settings::{Bounds, Patience};
+
+#[tokio::test]
+async fn a_client_that_still_takes_an_answer_is_not_late_with_its_next_request() {
+    let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
+    let patience =
+        Patience { head: short, keep_alive: short, stream: long, linger: short, slowest_bytes_per_second: 0 };
+    let (mut client, socket) = tokio::io::duplex(64);
+    let bounds = Bounds { head_bytes: 1024, patience };
+    let mut guarded = Guarded::http1(socket, Vec::new(), bounds, Arc::default());
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut head = [0; 64];
+    assert_eq!(guarded.read(&mut head).await.unwrap(), 18);
+    // More than the client has room for: the rest waits for it.
+    let writing = tokio::time::timeout(short, guarded.write_all(&[b'x'; 1000])).await;
+    assert!(writing.is_err());
+    let waiting = tokio::time::timeout(short * 5, guarded.read(&mut head)).await;
+    assert!(waiting.is_err(), "given up: {waiting:?}");
+}
+
+#[tokio::test]
+async fn the_time_to_the_next_request_begins_when_an_answer_was_taken() {
+    let (short, long) = (Duration::from_millis(200), Duration::from_secs(60));
+    let patience =
+        Patience { head: short, keep_alive: short, stream: long, linger: short, slowest_bytes_per_second: 0 };
+    let (mut client, socket) = tokio::io::duplex(64);
+    let bounds = Bounds { head_bytes: 1024, patience };
+    let mut guarded = Guarded::http1(socket, Vec::new(), bounds, Arc::default());
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut head = [0; 64];
+    assert_eq!(guarded.read(&mut head).await.unwrap(), 18);
+    // Taken whole, and only later than a next request would have had to come.
+    let mut space = [0; 100];
+    let taking = async {
+        tokio::time::sleep(short * 2).await;
+        client.read_exact(&mut space).await.unwrap();
+    };
+    let (written, ()) = tokio::join!(guarded.write_all(&[b'x'; 100]), taking);
+    written.unwrap();
+    let waiting = tokio::time::timeout(short / 2, guarded.read(&mut head)).await;
+    assert!(waiting.is_err(), "given up: {waiting:?}");
+    assert_eq!(guarded.read(&mut head).await.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
+/// More slowly than anybody may, one byte at a time.
+const DRIP: Duration = Duration::from_millis(5);
+
+fn impatient_with_drips() -> Bounds {
+    let long = Duration::from_secs(60);
+    let span = Duration::from_millis(100);
+    let patience =
+        Patience { head: long, keep_alive: long, stream: span, linger: long, slowest_bytes_per_second: 1000 };
+    Bounds { head_bytes: 1 << 20, patience }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_a_byte_now_and_then_is_given_up() {
+    let (mut client, socket) = tokio::io::duplex(64);
+    let mut guarded = Guarded::http1(socket, Vec::new(), impatient_with_drips(), Arc::default());
+    let taking = async {
+        let mut tick = tokio::time::interval(DRIP);
+        loop {
+            tick.tick().await;
+            client.read_u8().await.unwrap();
+        }
+    };
+    let written = tokio::select! {
+        written = guarded.write_all(&[b'x'; 10_000]) => written,
+        () = taking => unreachable!("it takes for ever"),
+    };
+    assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn trailers_that_drip_in_are_given_up() {
+    let (mut client, socket) = tokio::io::duplex(64);
+    let mut guarded = Guarded::http1(socket, Vec::new(), impatient_with_drips(), Arc::default());
+    client.write_all(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ").await.unwrap();
+    let dripping = async {
+        let mut tick = tokio::time::interval(DRIP);
+        for _ in 0..10_000 {
+            tick.tick().await;
+            client.write_u8(b'a').await.unwrap();
+        }
+    };
+    let mut all = Vec::new();
+    let read = tokio::select! {
+        read = guarded.read_to_end(&mut all) => read,
+        () = dripping => unreachable!("it drips for ever"),
+    };
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
