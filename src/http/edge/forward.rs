@@ -63,7 +63,8 @@ impl Forwarding {
             fields: &fields,
             is_upgrade: client.is_some(),
         };
-        let sent = upstream::send(&self.upstream, &order, body.limited(limit_bytes), &mut facts.trace).await;
+        let body = body.limited(limit_bytes).without_trailers(named.names());
+        let sent = upstream::send(&self.upstream, &order, body, &mut facts.trace).await;
         let mut response = match (sent.map_err(|e| refusal(&e, &self, limit_bytes))?, client) {
             (Answer::Http(response), _) => response.map(Body::origin),
             (Answer::Switched(mut head, switched), Some(client)) => {

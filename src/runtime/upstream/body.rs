@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -25,6 +26,8 @@ pub struct RequestBody {
     pieces: Option<Arc<AtomicU64>>,
     /// Boxed: most requests have no body.
     patience: Option<Box<Patience>>,
+    /// What may not come behind it, because it was meant for this hop.
+    of_hop: Vec<HeaderName>,
 }
 
 /// How long its client is waited for.
@@ -50,7 +53,7 @@ pub enum RequestBodyError {
 impl From<Incoming> for RequestBody {
     fn from(body: Incoming) -> Self {
         let incoming = (!body.is_end_stream()).then_some(body);
-        Self { incoming, left: None, pieces: None, patience: None }
+        Self { incoming, left: None, pieces: None, patience: None, of_hop: Vec::new() }
     }
 }
 
@@ -67,6 +70,15 @@ impl RequestBody {
     #[must_use]
     pub fn limited(mut self, bytes: u64) -> Self {
         self.left = Some(bytes);
+        self
+    }
+
+    /// Keeps trailers of these names to this hop.
+    #[must_use]
+    pub fn without_trailers(mut self, names: &[HeaderName]) -> Self {
+        if self.incoming.is_some() {
+            self.of_hop = names.to_vec();
+        }
         self
     }
 
@@ -128,6 +140,9 @@ impl Body for RequestBody {
         }
         if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
             trailers::keep_allowed(trailers);
+            for name in &this.of_hop {
+                trailers.remove(name);
+            }
         }
         if let Some(left) = &mut this.left {
             match left.checked_sub(bytes) {
