@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
 use tokio::sync::Semaphore;
 
+use crate::runtime::FilePart;
 use crate::runtime::settings::Settings;
 use crate::runtime::site::{Encoding, Extent, File, SiteVersion};
 
+/// A version that nobody asked for so long gives its file back; removed ones free their place on disk then.
+const OPEN_IDLE: Duration = Duration::from_secs(60);
 /// What an entry costs besides its body: key, handles, the cache's and the shelf's own records.
 const ENTRY_BYTES: u64 = 512;
 
@@ -62,6 +64,9 @@ pub struct BodyCache {
     object_bytes: u64,
     wait: Duration,
     chunk_bytes: usize,
+    sendfile_bytes: u64,
+    /// Open files, by the version's serial.
+    packs: moka::sync::Cache<u64, Arc<DiskFile>>,
 }
 
 /// What each Worker holds, oldest first, so that a Worker over its share gives up its own bodies, never another's.
@@ -105,10 +110,15 @@ impl BodyCache {
             object_bytes: settings.cache_object_bytes.min(settings.cache_worker_bytes),
             wait: Duration::from_millis(settings.disk_wait_ms),
             chunk_bytes: settings.stream_chunk_bytes.max(4096),
+            sendfile_bytes: settings.sendfile_bytes,
+            packs: moka::sync::Cache::builder()
+                .max_capacity(settings.open_files)
+                .time_to_idle(OPEN_IDLE)
+                .build(),
         }
     }
 
-    /// Whether this body is served from memory; a larger one is streamed with [`BodyCache::stream`].
+    /// Whether this body is served from memory; a larger one is sent as a [`BodyCache::part`].
     pub fn holds(&self, extent: Extent) -> bool {
         extent.size + ENTRY_BYTES <= self.object_bytes
     }
@@ -132,32 +142,36 @@ impl BodyCache {
         blocking(move || cache.read_blocking(&version, key, etag, extent)).await
     }
 
-    /// A body, or a part of it, in pieces from disk; nothing but the piece being sent is in memory.
-    pub async fn stream(
-        self: &Arc<Self>,
-        version: &Arc<SiteVersion>,
-        part: Extent,
-    ) -> Result<impl Stream<Item = Result<Bytes, io::Error>> + use<>, ReadError> {
+    /// A body, or a part of it, that stays on disk until it is sent.
+    pub async fn part(&self, version: &Arc<SiteVersion>, extent: Extent) -> Result<FilePart, ReadError> {
+        if let Some(pack) = self.packs.get(&version.serial()) {
+            return Ok(FilePart::new(pack, extent));
+        }
         let turn = self.turn().await?;
         let path = version.pack_path();
         let opened = blocking(move || Ok::<_, ReadError>(DiskFile::open(path))).await?;
-        let pack = opened.map_err(|source| disk_error(version, source))?;
+        let pack = Arc::new(opened.map_err(|source| disk_error(version, source))?);
         drop(turn);
-        // The open file keeps the bytes of a version that is removed while it is being sent.
-        let first = (Arc::new(pack), part, Arc::clone(self));
-        Ok(futures_util::stream::try_unfold(first, |(pack, left, cache)| async move {
-            if left.size == 0 {
-                return Ok(None);
-            }
-            let bytes = left.size.min(cache.chunk_bytes as u64);
-            let here = Extent { offset: left.offset, size: bytes };
-            let turn = Arc::clone(&cache.turns).acquire_owned().await.map_err(io::Error::other)?;
-            let reader = Arc::clone(&pack);
-            let piece = tokio::task::spawn_blocking(move || read_part(&reader, here)).await;
-            drop(turn);
-            let rest = Extent { offset: left.offset + bytes, size: left.size - bytes };
-            Ok(Some((piece.map_err(io::Error::other)??, (pack, rest, cache))))
-        }))
+        self.packs.insert(version.serial(), Arc::clone(&pack));
+        Ok(FilePart::new(pack, extent))
+    }
+
+    /// Reads a piece that was not in memory.
+    pub async fn read_piece(&self, piece: FilePart) -> Result<Bytes, io::Error> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
+        let read = tokio::task::spawn_blocking(move || piece.read()).await;
+        drop(turn);
+        read.map_err(io::Error::other)?
+    }
+
+    /// The largest piece to read at a time.
+    pub fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    /// Whether a body of this size is left to the system to send, where the connection can do that.
+    pub fn leaves_to_system(&self, extent: Extent) -> bool {
+        extent.size >= self.sendfile_bytes
     }
 
     /// Bytes held now, all Workers together, after pending evictions were done.
@@ -270,7 +284,7 @@ fn key(file: File<'_>, encoding: Encoding) -> Key {
     Key { serial: file.version().serial(), index: file.index(), encoding }
 }
 
-fn read_part(pack: &DiskFile, part: Extent) -> Result<Bytes, io::Error> {
+pub(super) fn read_part(pack: &DiskFile, part: Extent) -> Result<Bytes, io::Error> {
     let length = usize::try_from(part.size).map_err(io::Error::other)?;
     let mut bytes = vec![0; length];
     pack.read_exact_at(&mut bytes, part.offset)?;

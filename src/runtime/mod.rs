@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod compress;
 pub mod decide;
+mod file_part;
 pub mod hashed_name;
 pub mod lookup;
 pub mod manifest;
@@ -22,6 +23,7 @@ pub mod upstream;
 
 pub use cache::{BodyCache, ReadError};
 pub use decide::{Decision, decide};
+pub use file_part::FilePart;
 pub use lookup::{Found, find};
 pub use manifest::{Manifest, ManifestError};
 pub use pack::{PackError, PackedVersion, Source};

@@ -17,6 +17,10 @@ pub struct Settings {
     pub disk_wait_ms: u64,
     /// Bytes read from disk at a time while streaming.
     pub stream_chunk_bytes: usize,
+    /// Bodies from this many bytes on are left to the system to send, over connections that can do that.
+    pub sendfile_bytes: u64,
+    /// Files of versions that are kept open.
+    pub open_files: u64,
     /// Files larger than this are stored as they are, without compressed copies.
     pub compress_file_bytes: u64,
     /// Threads that compress one version; 0 means one per processor.

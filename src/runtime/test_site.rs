@@ -19,6 +19,8 @@ pub fn settings() -> Settings {
         disk_reads: 8,
         disk_wait_ms: 10_000,
         stream_chunk_bytes: 64 << 10,
+        sendfile_bytes: 128 << 10,
+        open_files: 16,
         compress_file_bytes: 8 << 20,
         compress_threads: 1,
     }

@@ -12,12 +12,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
 use super::Accepted;
 use super::findings::Findings;
 use super::guard::Guarded;
+use super::socket::ClientSocket;
 use super::stalls;
 use super::thread::Shared;
 use crate::http::edge::{Body, Connection};
@@ -32,7 +33,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// Serves it to its end.
 pub async fn serve(accepted: Accepted, shared: Rc<Shared>) {
     let Accepted { socket, peer, tls, place } = accepted;
-    let connection = Connection { peer: Some(peer), is_tls: tls.is_some() };
+    let connection = Connection { peer: Some(peer), is_tls: tls.is_some(), takes_files: false };
     let served = async {
         socket.set_nonblocking(true)?;
         let socket = tokio::net::TcpStream::from_std(socket)?;
@@ -74,6 +75,7 @@ async fn plain(socket: tokio::net::TcpStream, connection: Connection, shared: &R
     if ahead.starts_with(PREFACE) {
         Box::pin(speak_http2(socket, ahead, connection, shared)).await
     } else {
+        let connection = Connection { takes_files: true, ..connection };
         speak_http1(socket, ahead, connection, shared).await
     }
 }
@@ -94,12 +96,8 @@ async fn encrypted(
     }
 }
 
-/// Any socket: a client's own, or one inside TLS.
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {}
-
 async fn speak_http1(
-    socket: impl Socket,
+    socket: impl ClientSocket,
     ahead: Vec<u8>,
     connection: Connection,
     shared: &Rc<Shared>,
@@ -147,7 +145,7 @@ fn tell(findings: &Findings, ended: &hyper::Result<()>, connection: Connection, 
 }
 
 async fn speak_http2(
-    socket: impl Socket,
+    socket: impl ClientSocket,
     ahead: Vec<u8>,
     connection: Connection,
     shared: &Rc<Shared>,

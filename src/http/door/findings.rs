@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
+use crate::http::edge::file_body::FilePieces;
 use crate::http::edge::tunnel::Tunnel;
 use crate::routing::BadRequest;
 
@@ -17,6 +18,7 @@ pub struct Findings {
     /// Requests handed to the service.
     pub(super) asked: AtomicU64,
     pieces: Arc<AtomicU64>,
+    files: FilePieces,
     /// Answers not yet given whole.
     open: AtomicUsize,
     /// The connection speaks another protocol from now on, until this tells its end.
@@ -68,6 +70,11 @@ impl Findings {
     /// Counts pieces of bodies.
     pub fn pieces(&self) -> &Arc<AtomicU64> {
         &self.pieces
+    }
+
+    /// Parts of files on their way out.
+    pub fn files(&self) -> &FilePieces {
+        &self.files
     }
 
     pub fn is_idle(&self) -> bool {

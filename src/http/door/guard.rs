@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,7 +17,10 @@ use super::chunks::{Chunks, Followed};
 use super::findings::Findings;
 use super::head::{Framing, Scanned, scan};
 use super::settings::Bounds;
+use super::socket::ClientSocket;
+use crate::http::edge::file_body;
 use crate::routing::BadRequest;
+use crate::runtime::FilePart;
 use crate::runtime::upstream::Pace;
 
 /// What a client that keeps us waiting for its head is told, if nothing else is on the way to it.
@@ -63,6 +66,8 @@ pub struct Guarded<S> {
     sending: Pace,
     taking: Pace,
     is_shut: bool,
+    /// What blanks stand for now.
+    file: Option<FilePart>,
 }
 
 impl<S> Guarded<S> {
@@ -92,6 +97,7 @@ impl<S> Guarded<S> {
             sending: Pace::default(),
             taking: Pace::default(),
             is_shut: false,
+            file: None,
         }
     }
 
@@ -225,7 +231,7 @@ impl<S> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
+impl<S: ClientSocket> AsyncRead for Guarded<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
@@ -272,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
+impl<S: ClientSocket> Guarded<S> {
     /// While the parser holds bytes of a next request it reads no more, and would not see its client leave in the middle
     /// of an answer. What comes meanwhile is kept for it, as much as a head may have.
     fn look_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -295,6 +301,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
         Ok(())
     }
 
+    fn write(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let blank = bufs.iter().position(|buf| file_body::is_blank(buf));
+        match blank {
+            Some(0) => return self.send_file(cx, bufs[0].len()),
+            // What is before a part of a file is the head of its answer.
+            Some(_) => return self.socket.poll_send_more(cx, &bufs[0]),
+            None => {}
+        }
+        let size: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if bufs.len() == 1 || size > JOINED_BYTES {
+            return Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        }
+        // A small answer in one piece: the system takes that for less than a list of two.
+        let mut joined = [0; JOINED_BYTES];
+        let mut room = &mut joined[..];
+        bufs.iter().for_each(|buf| room.put_slice(buf));
+        Pin::new(&mut self.socket).poll_write(cx, &joined[..size])
+    }
+
+    /// Sends what a blank of this size stands for.
+    fn send_file(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
+        let part = match &mut self.file {
+            Some(part) => part,
+            // Each blank goes along with its part, so there is one.
+            empty => empty.insert(self.findings.files().next().ok_or(io::ErrorKind::InvalidData)?),
+        };
+        let sent = ready!(self.socket.poll_send_file(cx, part, bytes))?;
+        if part.size() == 0 {
+            self.file = None;
+        }
+        Poll::Ready(Ok(sent))
+    }
+
     /// A client that does not take what we send is given up after a while.
     fn taken(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(taken) = &result {
@@ -315,11 +354,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guarded<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: ClientSocket> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let result = Pin::new(&mut this.socket).poll_write(cx, buf);
-        this.taken(cx, result)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -328,16 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let size: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let result = if size <= JOINED_BYTES {
-            // A small answer in one piece: the system takes that for less than a list of two.
-            let mut joined = [0; JOINED_BYTES];
-            let mut room = &mut joined[..];
-            bufs.iter().for_each(|buf| room.put_slice(buf));
-            Pin::new(&mut this.socket).poll_write(cx, &joined[..size])
-        } else {
-            Pin::new(&mut this.socket).poll_write_vectored(cx, bufs)
-        };
+        let result = this.write(cx, bufs);
         this.taken(cx, result)
     }
 

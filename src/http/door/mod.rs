@@ -5,6 +5,8 @@ mod accept;
 mod chunks;
 mod connection;
 pub mod control;
+#[cfg(test)]
+mod file_tests;
 mod findings;
 mod guard;
 #[cfg(test)]
@@ -15,6 +17,7 @@ mod head;
 #[cfg(test)]
 mod patience_tests;
 mod settings;
+mod socket;
 mod stalls;
 #[cfg(test)]
 mod test_house;

@@ -46,6 +46,32 @@ pub(super) fn policy() -> UpstreamPolicy {
 }
 
 pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
+    let upstream = upstream(origins, policy);
+    let tables = Tables::new();
+    tables.publish_worker(WorkerRoute {
+        worker: "app".into(),
+        org_id: "o".into(),
+        project_id: "p".into(),
+        live: Live::Upstream(Arc::clone(&upstream)),
+        epoch: 1,
+    });
+    open(tables, upstream)
+}
+
+/// A front door before a site.
+pub(super) fn site_house(version: Arc<crate::runtime::SiteVersion>) -> House {
+    let tables = Tables::new();
+    tables.publish_worker(WorkerRoute {
+        worker: "app".into(),
+        org_id: "o".into(),
+        project_id: "p".into(),
+        live: Live::Site(version),
+        epoch: 1,
+    });
+    open(tables, upstream(&[], policy()))
+}
+
+fn upstream(origins: &[u16], policy: UpstreamPolicy) -> Arc<Upstream> {
     let upstream = Arc::new(Upstream::new(Parts {
         key: "1".into(),
         origins: origins
@@ -65,14 +91,10 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
         tls: trusted_authorities(),
     }));
     crate::runtime::upstream::watch(&upstream);
-    let tables = Tables::new();
-    tables.publish_worker(WorkerRoute {
-        worker: "app".into(),
-        org_id: "o".into(),
-        project_id: "p".into(),
-        live: Live::Upstream(Arc::clone(&upstream)),
-        epoch: 1,
-    });
+    upstream
+}
+
+fn open(tables: Tables, upstream: Arc<Upstream>) -> House {
     tables.workers_are_at(1);
     tables.hosts_are_loaded();
     let edge = EdgeState {

@@ -164,7 +164,7 @@ impl Shared {
             findings.upgrade(tunnel.clone());
         }
         held.watch.answered(&response);
-        response.map(|body| body.watched(Box::new(held)))
+        response.map(|body| body.send_by(findings.files()).watched(Box::new(held)))
     }
 }
 

@@ -2,19 +2,20 @@
 //! Never holds a body whole that is not in memory already: what comes from a disk or an upstream is passed on as it comes.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::Stream;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::file_body::{FileBody, FilePieces};
 use crate::runtime::upstream::OriginBody;
 pub use crate::runtime::upstream::RequestBody;
+use crate::runtime::{BodyCache, FilePart};
 
 /// Why a body ended early. Its text goes into the log only.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-type Pieces = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>>>>;
 type Frames = Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>;
 
 /// What a client is sent. Served by one thread from its beginning to its end.
@@ -46,10 +47,12 @@ enum End {
 enum Kind {
     Empty,
     Bytes(Bytes),
-    /// So many bytes from a disk.
-    Sized(u64, Pieces),
+    /// So many bytes, of which none is sent: an answer to HEAD.
+    Unsent(u64),
     Frames(Frames),
     Origin(OriginBody),
+    /// Boxed: most answers are small, and would be moved at its size too.
+    File(Box<FileBody>),
 }
 
 impl Body {
@@ -61,9 +64,23 @@ impl Body {
         Self::of(Kind::Bytes(bytes))
     }
 
-    /// `size` is what all pieces together have.
-    pub fn sized(size: u64, pieces: impl Stream<Item = std::io::Result<Bytes>> + 'static) -> Self {
-        Self::of(Kind::Sized(size, Box::pin(pieces)))
+    /// What an answer to HEAD says of the body that GET would give.
+    pub fn unsent(size: u64) -> Self {
+        Self::of(Kind::Unsent(size))
+    }
+
+    /// A part of a file, read when it is sent.
+    pub fn file(part: FilePart, cache: Arc<BodyCache>) -> Self {
+        Self::of(Kind::File(Box::new(FileBody::new(part, cache))))
+    }
+
+    /// The connection can send files by itself.
+    #[must_use]
+    pub fn send_by(mut self, pieces: &FilePieces) -> Self {
+        if let Kind::File(body) = &mut self.kind {
+            body.send_by(pieces);
+        }
+        self
     }
 
     pub fn origin(body: OriginBody) -> Self {
@@ -135,9 +152,10 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Empty => true,
             Kind::Bytes(bytes) => bytes.is_empty(),
-            Kind::Sized(left, _) => *left == 0,
+            Kind::Unsent(size) => *size == 0,
             Kind::Frames(frames) => frames.is_end_stream(),
             Kind::Origin(body) => body.is_end_stream(),
+            Kind::File(body) => body.is_over(),
         }
     }
 
@@ -145,9 +163,10 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Sized(left, _) => SizeHint::with_exact(*left),
+            Kind::Unsent(size) => SizeHint::with_exact(*size),
             Kind::Frames(frames) => frames.size_hint(),
             Kind::Origin(body) => body.size_hint(),
+            Kind::File(body) => SizeHint::with_exact(body.left()),
         }
     }
 }
@@ -161,16 +180,10 @@ impl Kind {
                 *self = Kind::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Kind::Sized(left, pieces) => match std::task::ready!(pieces.as_mut().poll_next(cx)) {
-                None => Poll::Ready(None),
-                Some(Ok(bytes)) => {
-                    *left = left.saturating_sub(bytes.len() as u64);
-                    Poll::Ready(Some(Ok(Frame::data(bytes))))
-                }
-                Some(Err(e)) => Poll::Ready(Some(Err(e.into()))),
-            },
+            Kind::Unsent(_) => Poll::Ready(None),
             Kind::Frames(frames) => frames.as_mut().poll_frame(cx),
             Kind::Origin(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::File(body) => body.poll_piece(cx).map_ok(Frame::data).map_err(Into::into),
         }
     }
 }

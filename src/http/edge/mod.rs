@@ -7,6 +7,7 @@ pub mod conditional;
 pub mod describe;
 pub mod dispatch;
 pub mod facts;
+pub mod file_body;
 mod forward;
 pub mod host;
 pub mod isolate;
@@ -92,6 +93,8 @@ pub struct Connection {
     /// `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub is_tls: bool,
+    /// It can let the system send parts of files.
+    pub takes_files: bool,
 }
 
 /// What became of a request.
@@ -370,6 +373,7 @@ impl Aimed<'_> {
             query: self.query.as_deref(),
             headers: &head.headers,
             prefix: &prefix,
+            takes_files: self.connection.takes_files,
             ignores_rules: self.is_probe,
         };
         let (result, digest) = site::answer(&asked, &state.cache, &version).await;

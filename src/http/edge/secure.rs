@@ -143,7 +143,7 @@ mod tests {
         let (head, ()) = request.body(()).unwrap().into_parts();
         let authority = head.uri.authority().unwrap().as_str();
         let class = rules.classify(authority).unwrap();
-        let connection = Connection { peer: None, is_tls };
+        let connection = Connection { peer: None, is_tls, takes_files: false };
         let from_trusted = proxy.is_some();
         secure.early(&Met { head: &head, connection, from_trusted, authority, class: &class }, &rules)
     }

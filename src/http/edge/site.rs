@@ -27,6 +27,8 @@ pub(super) struct Asked<'r> {
     pub headers: &'r HeaderMap,
     /// Where the site's own paths begin on the host that the client sees; empty at the host's top.
     pub prefix: &'r str,
+    /// The connection can let the system send parts of files.
+    pub takes_files: bool,
     /// A deployment's probe asks for the files themselves, whatever the site's rules say.
     pub ignores_rules: bool,
 }
@@ -139,11 +141,11 @@ impl Sending<'_> {
 
     async fn part(&self, start: u64, bytes: u64, tag: Bytes) -> Result<Response<Body>, ReadError> {
         let whole = self.extent(Encoding::Identity);
-        let body = if self.cache.holds(whole) {
+        let body = if self.is_held(whole) {
             let held = self.held(Encoding::Identity, whole).await?;
             Body::bytes(held.bytes.slice(start as usize..(start + bytes) as usize))
         } else {
-            self.streamed(Extent { offset: whole.offset + start, size: bytes }).await?
+            self.part_of_file(Extent { offset: whole.offset + start, size: bytes }).await?
         };
         let mut response = answer_with(StatusCode::PARTIAL_CONTENT, body);
         let headers = response.headers_mut();
@@ -159,14 +161,13 @@ impl Sending<'_> {
     async fn body(&self, encoding: Encoding) -> Result<(Body, Bytes), ReadError> {
         let extent = self.extent(encoding);
         if *self.asked.method == Method::HEAD {
-            let nothing = futures_util::stream::empty();
-            return Ok((Body::sized(extent.size, nothing), etag(self.file, encoding)));
+            return Ok((Body::unsent(extent.size), etag(self.file, encoding)));
         }
-        if self.cache.holds(extent) {
+        if self.is_held(extent) {
             let held = self.held(encoding, extent).await?;
             return Ok((Body::bytes(held.bytes), held.etag));
         }
-        Ok((self.streamed(extent).await?, etag(self.file, encoding)))
+        Ok((self.part_of_file(extent).await?, etag(self.file, encoding)))
     }
 
     async fn held(&self, encoding: Encoding, extent: Extent) -> Result<Held, ReadError> {
@@ -177,9 +178,14 @@ impl Sending<'_> {
         }
     }
 
-    async fn streamed(&self, part: Extent) -> Result<Body, ReadError> {
-        let stream = Box::pin(self.cache.stream(self.version, part)).await?;
-        Ok(Body::sized(part.size, stream))
+    /// Whether it is sent from our memory.
+    fn is_held(&self, extent: Extent) -> bool {
+        self.cache.holds(extent) && !(self.asked.takes_files && self.cache.leaves_to_system(extent))
+    }
+
+    async fn part_of_file(&self, part: Extent) -> Result<Body, ReadError> {
+        let part = Box::pin(self.cache.part(self.version, part)).await?;
+        Ok(Body::file(part, Arc::clone(self.cache)))
     }
 
     /// `choose` gives only encodings that the file has.

@@ -95,7 +95,7 @@ impl Seen {
 
 async fn asked(site: &Site, request: Builder, is_saturated: bool) -> Outcome {
     let request = request.body(RequestBody::empty()).unwrap();
-    let connection = Connection { peer: None, is_tls: false };
+    let connection = Connection { peer: None, is_tls: false, takes_files: false };
     serve(request, connection, None, &site.state, is_saturated, &mut Facts::default()).await
 }
 

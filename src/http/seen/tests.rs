@@ -41,7 +41,8 @@ fn written(watching: impl FnOnce(&Rc<Seen>)) -> (Vec<Value>, String) {
 #[test]
 fn a_line_tells_what_happened_and_no_secret() {
     let (lines, metrics) = written(|seen| {
-        let connection = Connection { peer: Some("10.0.0.1:5".parse().unwrap()), is_tls: true };
+        let connection =
+            Connection { peer: Some("10.0.0.1:5".parse().unwrap()), is_tls: true, takes_files: false };
         let trusted = TrustedProxies::parse(&["10.0.0.0/8".to_owned()]).unwrap();
         let request = Request::get("/a%22?token=secret")
             .header("host", "x\".example")
