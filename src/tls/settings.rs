@@ -21,6 +21,7 @@ pub struct Settings {
     pub public_port: u16,
     pub file_poll_ms: u64,
     pub poll_ms: u64,
+    pub kept_certificates: usize,
     pub acme: Acme,
 }
 
@@ -146,9 +147,9 @@ impl Settings {
         let name = self.default_name.strip_prefix("*.").unwrap_or(&self.default_name);
         let plain = name.is_empty() || Hostname::parse(name).is_ok_and(|h| h.as_str() == name);
         demand(plain, "default_name", "must be empty or a name that a certificate has, in lower case");
-        demand(self.public_port > 0, "public_port", "must be 1 to 65535");
         demand(self.file_poll_ms >= 50, "file_poll_ms", "must be at least 50");
         demand((50..=10_000).contains(&self.poll_ms), "poll_ms", "must be 50 to 10000");
+        demand(self.kept_certificates <= 1_000_000, "kept_certificates", "must be 0 to 1000000");
         self.acme.demands(self.poll_ms, &mut demand);
         found
     }
