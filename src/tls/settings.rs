@@ -39,6 +39,11 @@ pub struct Acme {
     pub second_eab_hmac_key: SecretString,
     pub ca_file: String,
     pub challenges: Vec<String>,
+    pub look_first: bool,
+    pub http_port: u16,
+    pub tls_port: u16,
+    pub look_timeout_ms: u64,
+    pub look_again_seconds: u64,
     pub renew_percent: u8,
     pub issuer_tries: u32,
     pub retry_first_seconds: u64,
@@ -120,6 +125,11 @@ impl Acme {
         Duration::from_secs(self.order_timeout_seconds)
     }
 
+    #[must_use]
+    pub fn look_again_ms(&self) -> i64 {
+        ms(self.look_again_seconds)
+    }
+
     /// Which challenges are tried, in this order.
     #[must_use]
     pub fn challenge_kinds(&self) -> Vec<ChallengeKind> {
@@ -188,6 +198,12 @@ impl Acme {
             "acme.challenges",
             "must be http-01, tls-alpn-01 or both, in the order in which they are tried",
         );
+        demand(self.http_port > 0, "acme.http_port", "must be 1 to 65535");
+        demand(self.tls_port > 0, "acme.tls_port", "must be 1 to 65535");
+        let timeout = (100..=60_000).contains(&self.look_timeout_ms);
+        demand(timeout, "acme.look_timeout_ms", "must be 100 to 60000");
+        let again = (1..=86_400).contains(&self.look_again_seconds);
+        demand(again, "acme.look_again_seconds", "must be 1 to 86400");
         demand((10..=95).contains(&self.renew_percent), "acme.renew_percent", "must be 10 to 95");
         demand((1..=100).contains(&self.issuer_tries), "acme.issuer_tries", "must be 1 to 100");
         demand(self.retry_first_seconds >= 1, "acme.retry_first_seconds", "must be at least 1");

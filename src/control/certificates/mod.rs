@@ -1,6 +1,7 @@
 //! Certificates of custom domains: what this server serves of them, and how each stands.
 
 mod issue;
+mod preflight;
 mod tend;
 
 use std::collections::HashSet;

@@ -4,12 +4,14 @@
 mod account;
 mod client;
 mod failure;
+mod look;
 mod order;
 
 pub use account::{Issuer, eab_key};
 pub use client::{ClientError, IssuerClient};
 pub use failure::{Failure, FailureKind};
 pub use instant_acme::Account;
+pub use look::{Looks, Seen, ask, listens};
 pub use order::{Obtained, OrderError, Question, Stage, Wanted, obtain};
 
 use std::sync::Arc;
