@@ -1,5 +1,5 @@
 //! Bodies much larger than what a server may hold: they pass through, in both directions and both versions of HTTP.
-//! `LIBRA_TEST_BODY_MIB` makes them larger than the suite has time for.
+//! `LIBRA_TEST_BODY_MIB` makes them smaller or larger.
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -14,7 +14,7 @@ const MIB: u64 = 1024 * 1024;
 const GROWTH: u64 = 32 * MIB;
 
 fn body_bytes() -> u64 {
-    std::env::var("LIBRA_TEST_BODY_MIB").map_or(256, |mib| mib.parse().unwrap()) * MIB
+    std::env::var("LIBRA_TEST_BODY_MIB").map_or(1024, |mib| mib.parse().unwrap()) * MIB
 }
 
 /// The most memory that the process ever had.

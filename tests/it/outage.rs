@@ -106,8 +106,8 @@ async fn who_is_served_notices_nothing_while_database_and_broker_are_away() {
     app.folder.ground.signal_broker(&app.folder.data(), Signal::SIGSTOP);
     app.wait("it is noticed", async || {
         let health = app.health().await;
-        let away = |part: &str| health["checks"][part]["status"] == "unhealthy";
-        away("queue") && (lock.is_some() || away("hyperdrive"))
+        let is = |part: &str, word: &str| health["checks"][part]["status"] == word;
+        is("queue", "unhealthy") && (lock.is_some() || is("hyperdrive", "unavailable"))
     })
     .await;
     let refused =
