@@ -26,6 +26,7 @@ mod m0009_live_changes;
 mod m0010_upstreams;
 mod m0011_kept_answers;
 mod m0012_upstream_ca;
+mod m0013_renewal_info;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -63,6 +64,7 @@ impl MigratorTrait for Later {
             Box::new(m0010_upstreams::Migration),
             Box::new(m0011_kept_answers::Migration),
             Box::new(m0012_upstream_ca::Migration),
+            Box::new(m0013_renewal_info::Migration),
         ]
     }
 

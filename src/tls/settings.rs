@@ -45,6 +45,8 @@ pub struct Acme {
     pub look_timeout_ms: u64,
     pub look_again_seconds: u64,
     pub renew_percent: u8,
+    pub renewal_info: bool,
+    pub renewal_info_seconds: u64,
     pub issuer_tries: u32,
     pub retry_first_seconds: u64,
     pub retry_longest_seconds: u64,
@@ -130,6 +132,11 @@ impl Acme {
         ms(self.look_again_seconds)
     }
 
+    #[must_use]
+    pub fn renewal_info_ms(&self) -> i64 {
+        ms(self.renewal_info_seconds)
+    }
+
     /// Which challenges are tried, in this order.
     #[must_use]
     pub fn challenge_kinds(&self) -> Vec<ChallengeKind> {
@@ -205,6 +212,8 @@ impl Acme {
         let again = (1..=86_400).contains(&self.look_again_seconds);
         demand(again, "acme.look_again_seconds", "must be 1 to 86400");
         demand((10..=95).contains(&self.renew_percent), "acme.renew_percent", "must be 10 to 95");
+        let seconds = (60..=86_400).contains(&self.renewal_info_seconds);
+        demand(seconds, "acme.renewal_info_seconds", "must be 60 to 86400");
         demand((1..=100).contains(&self.issuer_tries), "acme.issuer_tries", "must be 1 to 100");
         demand(self.retry_first_seconds >= 1, "acme.retry_first_seconds", "must be at least 1");
         demand(

@@ -63,6 +63,7 @@ mod private_authorities;
 mod racing;
 mod record_to_page;
 mod remote;
+mod renewal_info;
 mod restarts;
 mod s3;
 mod secrets;

@@ -19,7 +19,7 @@ use crate::tls::acme::{
 const LIMITED_MS: i64 = 3_600_000;
 
 /// Why an order ended without a certificate.
-enum Stop {
+pub(super) enum Stop {
     Wait { until: i64, words: String },
     Failed(Failure),
     Record(ControlError),
@@ -271,7 +271,7 @@ impl Control {
     }
 
     /// Our account with the issuer, made at the first need.
-    async fn account(&self, hold: &IssuerHold, issuer: &Issuer) -> Result<Account, Stop> {
+    pub(super) async fn account(&self, hold: &IssuerHold, issuer: &Issuer) -> Result<Account, Stop> {
         let owner = account_owner(&issuer.directory);
         let sealed = self.store.acme_account_get(&issuer.directory).await?;
         let opened = sealed.and_then(|sealed| {

@@ -2,6 +2,7 @@
 
 mod issue;
 mod preflight;
+mod renewal;
 mod tend;
 
 use std::collections::HashSet;

@@ -6,6 +6,7 @@ mod client;
 mod failure;
 mod look;
 mod order;
+mod renewal;
 
 pub use account::{Issuer, eab_key};
 pub use client::{ClientError, IssuerClient};
@@ -13,6 +14,7 @@ pub use failure::{Failure, FailureKind};
 pub use instant_acme::Account;
 pub use look::{Looks, Seen, ask, listens};
 pub use order::{Obtained, OrderError, Question, Stage, Wanted, obtain};
+pub use renewal::{Suggested, renewal_of};
 
 use std::sync::Arc;
 
