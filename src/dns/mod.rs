@@ -40,7 +40,7 @@ pub enum Addresses {
 }
 
 /// What a question came to.
-enum Answer {
+enum Said {
     Records(Vec<RData>),
     Nothing,
     NoAnswer(&'static str),
@@ -78,12 +78,12 @@ impl Dns {
             _ => None,
         };
         match self.ask(name, RecordType::TXT).await {
-            Answer::Records(records) => {
+            Said::Records(records) => {
                 let records: Vec<_> = records.into_iter().filter_map(strings).take(RECORDS).collect();
                 if records.is_empty() { Txt::Nothing } else { Txt::Records(records) }
             }
-            Answer::Nothing => Txt::Nothing,
-            Answer::NoAnswer(why) => Txt::NoAnswer(why),
+            Said::Nothing => Txt::Nothing,
+            Said::NoAnswer(why) => Txt::NoAnswer(why),
         }
     }
 
@@ -95,15 +95,15 @@ impl Dns {
         let (v4, v6) = answers.await;
         for answer in [v6, v4] {
             match answer {
-                Answer::Records(records) => {
+                Said::Records(records) => {
                     found.extend(records.into_iter().filter_map(|record| match record {
                         RData::A(a) => Some(IpAddr::V4(a.0)),
                         RData::AAAA(a) => Some(IpAddr::V6(a.0)),
                         _ => None,
                     }))
                 }
-                Answer::Nothing => {}
-                Answer::NoAnswer(why) => unanswered = Some(why),
+                Said::Nothing => {}
+                Said::NoAnswer(why) => unanswered = Some(why),
             }
         }
         found.truncate(RECORDS);
@@ -115,26 +115,24 @@ impl Dns {
         }
     }
 
-    async fn ask(&self, name: &str, kind: RecordType) -> Answer {
+    async fn ask(&self, name: &str, kind: RecordType) -> Said {
         let Ok(name) = Name::from_ascii(format!("{name}.")) else {
-            return Answer::NoAnswer("the name is too long");
+            return Said::NoAnswer("the name is too long");
         };
         // A resolver of its own for each question: it has no memory, and its sockets end with it.
         let resolver = match self.resolver() {
             Ok(resolver) => resolver,
             Err(e) => {
                 tracing::warn!(error = %e, "the system's name servers could not be read");
-                return Answer::NoAnswer("no name server is set up");
+                return Said::NoAnswer("no name server is set up");
             }
         };
         let limit = self.timeout * u32::try_from(self.attempts + 1).unwrap_or(u32::MAX);
         let Ok(answer) = tokio::time::timeout(limit, resolver.lookup(name, kind)).await else {
-            return Answer::NoAnswer("time ran out");
+            return Said::NoAnswer("time ran out");
         };
         match answer {
-            Ok(lookup) => {
-                Answer::Records(lookup.answers().iter().map(|record| record.data.clone()).collect())
-            }
+            Ok(lookup) => Said::Records(lookup.answers().iter().map(|record| record.data.clone()).collect()),
             Err(e) => refused(&e),
         }
     }
@@ -167,17 +165,17 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 }
 
 /// Only an answer to the question counts as one: an empty referral says where else to ask.
-fn refused(error: &NetError) -> Answer {
+fn refused(error: &NetError) -> Said {
     match error {
         NetError::Dns(Answered::NoRecordsFound(none)) if none.soa.is_none() && none.ns.is_some() => {
-            Answer::NoAnswer("the server does not know the domain")
+            Said::NoAnswer("the server does not know the domain")
         }
-        NetError::Dns(Answered::NoRecordsFound(_)) => Answer::Nothing,
-        NetError::Dns(Answered::ResponseCode(_)) => Answer::NoAnswer("the server failed or refused"),
-        NetError::Timeout => Answer::NoAnswer("time ran out"),
+        NetError::Dns(Answered::NoRecordsFound(_)) => Said::Nothing,
+        NetError::Dns(Answered::ResponseCode(_)) => Said::NoAnswer("the server failed or refused"),
+        NetError::Timeout => Said::NoAnswer("time ran out"),
         error => {
             tracing::debug!(error = %error, "a DNS question was not answered");
-            Answer::NoAnswer("no server could be reached")
+            Said::NoAnswer("no server could be reached")
         }
     }
 }

@@ -54,12 +54,12 @@ async fn requests_end_and_sockets_stay_with_their_origins_until_the_drain_time_i
         sockets
     };
     let mut of_old = open().await;
-    let slow = async || {
+    let slow = || {
         let url = format!("http://{}/slow", app.server.address);
         let request = app.http.get(url).header("host", &host);
         tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() })
     };
-    let at_old = slow().await;
+    let at_old = slow();
     app.wait("the old origin has it", async || old.waiting() == 1).await;
 
     // What is deployed beneath concerns nobody who is served by origins.
@@ -83,7 +83,7 @@ async fn requests_end_and_sockets_stay_with_their_origins_until_the_drain_time_i
         socket.echoes("with the old one").await;
     }
     let mut of_new = open().await;
-    let at_new = slow().await;
+    let at_new = slow();
     app.wait("the new origin has it", async || new.waiting() == 1).await;
     are_told(&mut of_old, replaced).await;
     // A request is not cut off: it has its own limits.
