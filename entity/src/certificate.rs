@@ -18,6 +18,8 @@ pub struct Model {
     pub last_words: Option<String>,
     pub next_try_at: i64,
     pub epoch: i64,
+    /// When its issuer is asked next how soon it wants it renewed; none: at once.
+    pub info_at: Option<i64>,
     pub created_at: i64,
     pub updated_at: i64,
 }

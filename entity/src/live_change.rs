@@ -18,6 +18,11 @@ pub struct Model {
     pub origin_seq: i64,
     pub created_at: i64,
     pub ended_at: Option<i64>,
+    /// What was live until then, and which routes show the change: what it was answered with.
+    pub before_version_id: Option<String>,
+    pub before_split_id: Option<String>,
+    pub before_percent: Option<i32>,
+    pub route_epoch: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -13,6 +13,8 @@ pub struct Model {
     pub origins: String,
     /// A JSON object of what differs from the settings.
     pub policy: String,
+    /// Authorities in PEM that its origins' certificates must lead to; none: this machine's.
+    pub ca: Option<String>,
     pub created_at: i64,
     pub updated_at: i64,
     pub removed_at: Option<i64>,

@@ -24,6 +24,9 @@ mod m0007_domain_checks;
 mod m0008_certificates;
 mod m0009_live_changes;
 mod m0010_upstreams;
+mod m0011_kept_answers;
+mod m0012_upstream_ca;
+mod m0013_renewal_info;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -59,6 +62,9 @@ impl MigratorTrait for Later {
             Box::new(m0008_certificates::Migration),
             Box::new(m0009_live_changes::Migration),
             Box::new(m0010_upstreams::Migration),
+            Box::new(m0011_kept_answers::Migration),
+            Box::new(m0012_upstream_ca::Migration),
+            Box::new(m0013_renewal_info::Migration),
         ]
     }
 

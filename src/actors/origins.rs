@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::config::Settings;
 use crate::control::upstreams::{self, origin_rule};
-use crate::routing::{Live, Tables};
+use crate::routing::{Live, Tables, WorkerRoute};
 use crate::runtime::upstream::{self, MayConnect, Parts, Reuse, Upstream};
 use crate::store::upstreams::UpstreamRow;
+use crate::tls::{client_config, trusting_nobody};
 
 /// The upstream of `worker`, with its origins watched.
 pub fn upstream_of(settings: &Settings, tables: &Tables, worker: &str, row: &UpstreamRow) -> Arc<Upstream> {
@@ -28,6 +29,10 @@ pub fn upstream_of(settings: &Settings, tables: &Tables, worker: &str, row: &Ups
     for origin in refused {
         tracing::warn!(project.id = %row.project_id, origin = %origin, "a registered origin is not allowed any more");
     }
+    let tls = match &registered.ca {
+        None => upstream::trusted_authorities(),
+        Some(pem) => authorities(pem, row),
+    };
     let may_connect: MayConnect =
         Arc::new(move |address| rule.networks.may_connect(address.ip()) && !rule.is_own(address));
     let upstream = Arc::new(Upstream::new(Parts {
@@ -43,8 +48,30 @@ pub fn upstream_of(settings: &Settings, tables: &Tables, worker: &str, row: &Ups
             drain: Duration::from_secs(settings.upstream.drain_seconds),
         },
         may_connect,
-        tls: upstream::trusted_authorities(),
+        tls,
     }));
     upstream::watch(&upstream);
     upstream
+}
+
+/// Tells the sockets of the upstream that `before` led to, unless `now` leads there too: they stay for the drain time.
+pub fn retire(before: Option<&WorkerRoute>, now: Option<&WorkerRoute>) {
+    let upstream = |route: Option<&WorkerRoute>| match route.map(|route| &route.live) {
+        Some(Live::Upstream(upstream)) => Some(Arc::clone(upstream)),
+        _ => None,
+    };
+    let (before, now) = (upstream(before), upstream(now));
+    if let Some(before) = before
+        && now.is_none_or(|now| !Arc::ptr_eq(&before, &now))
+    {
+        before.retire();
+    }
+}
+
+/// Where the authorities can't be used, which registering made sure of, nobody is trusted in their place.
+fn authorities(pem: &str, row: &UpstreamRow) -> Arc<rustls::ClientConfig> {
+    client_config(pem).unwrap_or_else(|e| {
+        tracing::error!(project.id = %row.project_id, error = %e, "the authorities of registered origins can't be used");
+        trusting_nobody()
+    })
 }

@@ -19,6 +19,8 @@ pub struct Files {
     pub edge: PathBuf,
     /// The last table.
     pub routes: PathBuf,
+    /// The last certificates.
+    pub certificates: PathBuf,
     pub scratch: PathBuf,
     pub sandbox: PathBuf,
     pub mirror: PathBuf,
@@ -54,6 +56,7 @@ impl Files {
             blobs: beneath("blobs")?,
             edge: beneath("edge")?,
             routes: data_dir.join("edge/routes.jsonl"),
+            certificates: data_dir.join("edge/certificates.jsonl"),
             scratch: beneath("scratch")?,
             sandbox: beneath("sandbox")?,
             mirror: match settings.mirror_dir.as_os_str().is_empty() {

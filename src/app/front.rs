@@ -24,7 +24,12 @@ use crate::runtime::BodyCache;
 /// At a stop, sockets are closed within this; half of the least time that a stop may take.
 const SOCKET_JITTER: Duration = Duration::from_secs(2);
 
-pub fn edge_state(settings: &Settings, base: &Base, tables: &Arc<Tables>) -> Result<EdgeState, AppError> {
+pub fn edge_state(
+    settings: &Settings,
+    base: &Base,
+    tables: &Arc<Tables>,
+    tls_port: Option<u16>,
+) -> Result<EdgeState, AppError> {
     let domains = &settings.domains;
     let rules = HostRules::new(&domains.base, &domains.platform_hosts, &domains.reserved)
         .map_err(|e| AppError::Settings(format!("domains: {e}")))?;
@@ -39,7 +44,7 @@ pub fn edge_state(settings: &Settings, base: &Base, tables: &Arc<Tables>) -> Res
             path_routing: settings.dispatch.path_routing,
             socket_jitter: SOCKET_JITTER,
         },
-        secure: Arc::new(secure(settings, &base.tls)),
+        secure: Arc::new(secure(settings, &base.tls, tls_port)),
         rates: Arc::new(Rates::new(rate_settings(settings))),
         loop_mark: loop_mark(),
         stopping: CancellationToken::new(),

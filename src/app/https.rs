@@ -29,10 +29,10 @@ pub fn listeners_of(
     Ok(listeners)
 }
 
-/// Nobody is sent to HTTPS where there is none.
-pub fn secure(settings: &Settings, tls: &Tls) -> Secure {
-    let speaks = settings.tls.redirect && !settings.tls.listen.is_empty();
-    let redirect =
-        speaks.then(|| ToHttps { certificates: Arc::clone(&tls.table), port: settings.tls.public_port });
+/// Nobody is sent to HTTPS where there is none. `listening`: the port of the first listener that speaks it.
+pub fn secure(settings: &Settings, tls: &Tls, listening: Option<u16>) -> Secure {
+    let set = settings.tls.public_port;
+    let port = listening.filter(|_| settings.tls.redirect).map(|own| if set == 0 { own } else { set });
+    let redirect = port.map(|port| ToHttps { certificates: Arc::clone(&tls.table), port });
     Secure { challenges: Arc::clone(&tls.challenges), redirect }
 }

@@ -28,7 +28,7 @@ use crate::sandbox::mirror::Mirror;
 use crate::sandbox::{self, Providers, SandboxPaths};
 use crate::store::Store;
 use crate::tls::Tls;
-use crate::tls::acme::{Issuer, IssuerClient};
+use crate::tls::acme::{Issuer, IssuerClient, Looks};
 use crate::toolchain::{Toolchain, ToolchainPaths};
 
 /// Everything that outlives a request or a deployment.
@@ -63,7 +63,9 @@ impl Base {
         };
         let versions = Arc::new(VersionStore::open_folder(&files.edge)?);
         let tls = Arc::new(Tls::open(&settings.tls));
-        Ok(Self { sealer: Sealer::new(secret), versions, tls, last_table: false })
+        let sealer = Sealer::new(secret);
+        tls.challenges.answer_looks(Looks::new(sealer.derive("certificate-look")));
+        Ok(Self { sealer, versions, tls, last_table: false })
     }
 
     pub fn probe_key(&self) -> ProbeKey {

@@ -15,6 +15,7 @@ use super::early::{self, Front};
 use super::files::{Files, Places, ServerFile};
 use super::front::{control_surface, edge_state, open_door};
 use super::https::listeners_of;
+use super::last_table::certificates::CertificateFile;
 use super::last_table::{self, Keeper};
 use super::listeners::Listeners;
 use super::parts::{Base, Parts};
@@ -55,6 +56,9 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let mut base = Base::make(&settings, &files)?;
     let tables = Arc::new(Tables::new());
     base.last_table = last_table::publish(&settings, &files.routes, &base.versions, &tables).await;
+    if !settings.tls.listen.is_empty() {
+        last_table::certificates::publish(&files.certificates, &base.tls, &base.sealer).await;
+    }
     let edge_address = listeners.probe_address().map(|a| a.to_string()).unwrap_or_default();
     let shown = |addresses: Vec<std::net::SocketAddr>| addresses.iter().map(ToString::to_string).collect();
     let places = Places {
@@ -65,7 +69,8 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let port = listeners.front_addresses().first().map_or(80, |a| a.port());
     let surface = control::Late::default();
     let (observer, writing) = seeing::observer(&settings, &files)?;
-    let edge = edge_state(&settings, &base, &tables)?;
+    let tls_port = listeners.secure_addresses().first().map(std::net::SocketAddr::port);
+    let edge = edge_state(&settings, &base, &tables, tls_port)?;
     let forgetting = tokio::spawn(forget(Arc::clone(&edge.rates)));
     let Listeners { front: plain, secure, operator: operator_socket } = listeners;
     let sockets = listeners_of(plain, secure, &base.tls)?;
@@ -140,6 +145,10 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     }
     let keeper = Keeper::new(&settings, &files.routes, parts.control.store.clone(), Arc::clone(&tables));
     tokio::spawn(keeper.keep(background.clone()));
+    if !settings.tls.listen.is_empty() {
+        let kept = CertificateFile::new(&settings, &files.certificates, parts.control.store.clone());
+        tokio::spawn(kept.keep(background.clone()));
+    }
     let url = parts.control.addresses.platform();
     let server_file = ServerFile::write(&files.data_dir, &places, &url)?;
     tracing::info!(url = %url, listen = %places.front.join(", "), tls = %places.secure.join(", "), operator = %places.operator,

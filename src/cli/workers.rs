@@ -1,5 +1,7 @@
 //! `libra workers`: which Workers there are, and the origins that an operator registers for one.
 
+use std::path::{Path, PathBuf};
+
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -36,6 +38,9 @@ enum WorkersCommand {
         /// What differs from the server's [upstream] settings, as JSON: '{"health":{"path":"/up"}}'
         #[arg(long, value_name = "JSON", requires = "origin")]
         policy: Option<String>,
+        /// A PEM file of the authorities that https:// origins' certificates must lead to, instead of the server's own
+        #[arg(long, value_name = "FILE", requires = "origin")]
+        ca: Option<PathBuf>,
         /// Serve what is deployed again
         #[arg(long, conflicts_with = "origin")]
         remove: bool,
@@ -74,12 +79,13 @@ struct Upstream {
 pub async fn run(args: &WorkersArgs, session: &Session) -> Result<Outcome, CliError> {
     match &args.command {
         WorkersCommand::List { json } => list(session, *json).await?,
-        WorkersCommand::Upstream { project, origin, policy, remove, json } => {
+        WorkersCommand::Upstream { project, origin, policy, ca, remove, json } => {
             let project = projects::find(session, project).await?;
             if *remove {
                 removed(session, &project, *json).await?;
             } else {
-                upstream(session, &project, origin, policy.as_deref(), *json).await?;
+                let body = body(origin, policy.as_deref(), ca.as_deref())?;
+                upstream(session, &project, body, *json).await?;
             }
         }
     }
@@ -112,21 +118,27 @@ fn path_of(project: &Project) -> String {
     format!("/api/v1/projects/{}/upstream", project.id)
 }
 
+/// What is registered; nothing where no origin is named.
+fn body(origins: &[String], policy: Option<&str>, ca: Option<&Path>) -> Result<Option<Value>, CliError> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |e: serde_json::Error| CliError::Usage(format!("--policy is no JSON object: {e}"));
+    let policy: Option<Map<String, Value>> = policy.map(serde_json::from_str).transpose().map_err(wrong)?;
+    let unread = |e: std::io::Error| CliError::Usage(format!("--ca can't be read: {e}"));
+    let ca = ca.map(std::fs::read_to_string).transpose().map_err(unread)?;
+    Ok(Some(json!({ "origins": origins, "policy": policy, "ca": ca })))
+}
+
 async fn upstream(
     session: &Session,
     project: &Project,
-    origins: &[String],
-    policy: Option<&str>,
+    body: Option<Value>,
     json: bool,
 ) -> Result<(), CliError> {
-    let request = if origins.is_empty() {
-        session.request(Method::GET, &path_of(project))
-    } else {
-        let wrong = |e: serde_json::Error| CliError::Usage(format!("--policy is no JSON object: {e}"));
-        let policy: Option<Map<String, Value>> =
-            policy.map(serde_json::from_str).transpose().map_err(wrong)?;
-        let body = json!({ "origins": origins, "policy": policy });
-        session.request(Method::PUT, &path_of(project)).json(&body)
+    let request = match body {
+        None => session.request(Method::GET, &path_of(project)),
+        Some(body) => session.request(Method::PUT, &path_of(project)).json(&body),
     };
     let (upstream, text): (Upstream, _) = session.json(request).await?;
     if json {

@@ -13,6 +13,7 @@ pub struct Upstream {
     pub allowed_networks: Vec<ipnet::IpNet>,
     pub unix_directories: Vec<String>,
     pub max_origins: usize,
+    pub ca_bytes: usize,
     pub health_path: String,
     pub health_interval_ms: u64,
     pub health_timeout_ms: u64,
@@ -87,6 +88,7 @@ impl Upstream {
             }
         };
         demand((1..=256).contains(&self.max_origins), "upstream.max_origins", "must be 1 to 256");
+        demand((1_024..=1_048_576).contains(&self.ca_bytes), "upstream.ca_bytes", "must be 1024 to 1048576");
         demand(
             (1..=10_000).contains(&self.idle_connections),
             "upstream.idle_connections",

@@ -58,12 +58,8 @@ impl Control {
             let message = "This project has no stored files yet: send initFiles, or store files first.";
             return Err(ControlError::Conflict(message));
         }
-        let idempotency = request.idempotency.map(|(key, body_digest)| IdempotencyKey {
-            credential_id: who.token_id.to_string(),
-            key,
-            // The body holds build variables: a plain digest of a weak one could be guessed from a dump.
-            body_digest: self.sealer.mark("idempotency", body_digest.as_bytes()),
-        });
+        let idempotency =
+            request.idempotency.map(|(key, body_digest)| self.remembered_key(who, key, &body_digest));
         let asked = Asked {
             project: &request.project,
             target: request.target,
@@ -124,6 +120,15 @@ impl Control {
             CancelAsked::TooLate(_) => {
                 Err(ControlError::Conflict("The cancel comes too late: the new version is live already."))
             }
+        }
+    }
+
+    pub(super) fn remembered_key(&self, who: &Principal, key: String, body_digest: &str) -> IdempotencyKey {
+        IdempotencyKey {
+            credential_id: who.token_id.to_string(),
+            key,
+            // The body holds build variables: a plain digest of a weak one could be guessed from a dump.
+            body_digest: self.sealer.mark("idempotency", body_digest.as_bytes()),
         }
     }
 

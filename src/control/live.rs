@@ -48,7 +48,8 @@ pub struct VersionList {
 }
 
 impl Control {
-    /// Puts a version live, or takes a split back.
+    /// Puts a version live, or takes a split back. `idempotency`: the caller's key and the digest of its order;
+    /// sent again, they are answered as they were and change nothing.
     ///
     /// # Errors
     /// Why the project's state does not allow it.
@@ -57,9 +58,15 @@ impl Control {
         who: &Principal,
         project: &ProjectId,
         order: LiveOrder,
+        idempotency: Option<(String, String)>,
     ) -> Result<Shown<LiveChange>, ControlError> {
-        let new =
-            NewLiveChange { id: id::random(), project: project.clone(), user: who.user_id.clone(), order };
+        let new = NewLiveChange {
+            id: id::random(),
+            project: project.clone(),
+            user: who.user_id.clone(),
+            order,
+            idempotency: idempotency.map(|(key, digest)| self.remembered_key(who, key, &digest)),
+        };
         let change = carried_out(self.store.live_change(&who.scope(), &new).await?)?;
         tracing::info!(project.id = %project, user.id = %who.user_id, order = ?new.order, seq = change.seq,
             epoch = change.epoch, "what is live was changed");
@@ -120,6 +127,9 @@ fn carried_out(changed: LiveChanged) -> Result<LiveChange, ControlError> {
     let conflict = |message| Err(ControlError::Conflict(message));
     match changed {
         LiveChanged::Done(change) => Ok(change),
+        LiveChanged::KeyConflict => {
+            conflict("This Idempotency-Key was used for another request; use a new key for another change.")
+        }
         LiveChanged::ProjectMissing => Err(ControlError::ProjectNotFound),
         LiveChanged::VersionMissing => Err(ControlError::VersionNotFound),
         LiveChanged::ProjectInactive => conflict("This project is suspended."),

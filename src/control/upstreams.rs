@@ -14,8 +14,9 @@ use crate::domain::address::NetworkRule;
 use crate::domain::hostname::Hostname;
 use crate::domain::origin::Origin;
 use crate::domain::upstream::{OriginRule, UpstreamPolicy};
-use crate::domain::{Principal, ProjectId};
-use crate::store::upstreams::{UpstreamRemoved, UpstreamRow, UpstreamSet};
+use crate::domain::{Principal, ProjectId, time};
+use crate::store::upstreams::{NewUpstream, UpstreamRemoved, UpstreamRow, UpstreamSet};
+use crate::tls::check_authorities;
 
 /// An upstream as it is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Upstream {
     pub org_id: String,
     pub origins: Vec<Origin>,
     pub policy: UpstreamPolicy,
+    /// Authorities in PEM that its origins' certificates must lead to; none: this machine's.
+    pub ca: Option<String>,
     pub created_at: i64,
     pub updated_at: i64,
     pub epoch: i64,
@@ -42,11 +45,21 @@ impl Upstream {
             org_id: row.org_id.clone(),
             origins: lines.iter().filter_map(|line| Origin::parse(line).ok()).collect(),
             policy: defaults.with_stored(&row.policy),
+            ca: row.ca.clone(),
             created_at: row.created_at,
             updated_at: row.updated_at,
             epoch: row.route_epoch,
         }
     }
+}
+
+/// What an operator wants registered, as it was sent.
+#[derive(Debug)]
+pub struct Registration {
+    pub origins: Vec<String>,
+    /// What differs from the settings.
+    pub policy: Map<String, Value>,
+    pub ca: Option<String>,
 }
 
 /// What may be registered and connected to, by the settings.
@@ -86,7 +99,7 @@ fn own_addresses(listener: SocketAddr) -> Vec<SocketAddr> {
 }
 
 impl Control {
-    /// Registers `origins` as what the project's Worker serves, whatever is deployed.
+    /// Registers origins as what the project's Worker serves, whatever is deployed.
     ///
     /// # Errors
     /// [`ControlError::Forbidden`] without an operator's credential; every origin and field that is refused.
@@ -94,25 +107,28 @@ impl Control {
         &self,
         who: &Principal,
         project: &ProjectId,
-        origins: &[String],
-        changes: &Map<String, Value>,
+        wanted: Registration,
     ) -> Result<Shown<Upstream>, ControlError> {
         self.may_operate(who, project).await?;
+        let Registration { origins, policy: changes, ca } = wanted;
         let defaults = self.settings.upstream.policy();
         let mut problems = Vec::new();
-        let parsed = self.parse_origins(origins, &mut problems);
-        if let Err(wrong) = defaults.with(changes) {
+        let parsed = self.parse_origins(&origins, &mut problems);
+        if let Err(wrong) = defaults.with(&changes) {
             let place =
                 |field: &str| if field.is_empty() { "policy".into() } else { format!("policy.{field}") };
             problems.extend(wrong.into_iter().map(|p| FieldProblem::new(place(&p.field), p.message)));
         }
+        let unfit = ca.as_deref().and_then(|pem| self.unfit_authorities(pem, &parsed));
+        problems.extend(unfit.map(|why| FieldProblem::new("ca", why)));
         if !problems.is_empty() {
             return Err(ControlError::Invalid(problems));
         }
         let lines: Vec<String> = parsed.iter().map(ToString::to_string).collect();
         let text = serde_json::to_string(&lines).map_err(ControlError::Json)?;
-        let policy = serde_json::to_string(changes).map_err(ControlError::Json)?;
-        match self.store.upstream_set(&who.scope(), project, &text, &policy).await? {
+        let policy = serde_json::to_string(&changes).map_err(ControlError::Json)?;
+        let new = NewUpstream { origins: &text, policy: &policy, ca: ca.as_deref() };
+        match self.store.upstream_set(&who.scope(), project, new).await? {
             UpstreamSet::ProjectMissing => Err(ControlError::ProjectNotFound),
             UpstreamSet::Done(row) => {
                 tracing::info!(project.id = %project, user.id = %who.user_id, origins = lines.len(),
@@ -157,6 +173,19 @@ impl Control {
         } else {
             Err(ControlError::Forbidden("Only an operator registers origins; use a token made with --admin."))
         }
+    }
+
+    /// Why these authorities can't be the origins'.
+    fn unfit_authorities(&self, pem: &str, origins: &[Origin]) -> Option<String> {
+        let most = self.settings.upstream.ca_bytes;
+        if pem.len() > most {
+            return Some(format!("must have at most {most} bytes"));
+        }
+        if let Err(e) = check_authorities(pem, time::now_ms()) {
+            return Some(e.to_string());
+        }
+        let with_tls = |origin: &Origin| matches!(origin, Origin::Http { tls: true, .. });
+        (!origins.iter().any(with_tls)).then(|| "is for https:// origins, and none is named".to_owned())
     }
 
     fn parse_origins(&self, origins: &[String], problems: &mut Vec<FieldProblem>) -> Vec<Origin> {

@@ -5,7 +5,7 @@
 mod settings;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -26,6 +26,23 @@ pub enum Txt {
     /// The servers answered: there is none.
     Nothing,
     /// No answer, or none to the point; why, in words fit for anybody.
+    NoAnswer(&'static str),
+}
+
+/// What the name servers said about the addresses of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Addresses {
+    Found(Vec<IpAddr>),
+    /// The servers answered: there is none, of either kind.
+    Nothing,
+    /// As [`Txt::NoAnswer`].
+    NoAnswer(&'static str),
+}
+
+/// What a question came to.
+enum Said {
+    Records(Vec<RData>),
+    Nothing,
     NoAnswer(&'static str),
 }
 
@@ -56,34 +73,66 @@ impl Dns {
 
     /// The TXT records at `name`, which is whole: nothing is searched beneath the system's own domain.
     pub async fn txt(&self, name: &str) -> Txt {
+        let strings = |record| match record {
+            RData::TXT(txt) => Some(txt.txt_data.iter().map(|s| s.to_vec()).collect()),
+            _ => None,
+        };
+        match self.ask(name, RecordType::TXT).await {
+            Said::Records(records) => {
+                let records: Vec<_> = records.into_iter().filter_map(strings).take(RECORDS).collect();
+                if records.is_empty() { Txt::Nothing } else { Txt::Records(records) }
+            }
+            Said::Nothing => Txt::Nothing,
+            Said::NoAnswer(why) => Txt::NoAnswer(why),
+        }
+    }
+
+    /// The addresses that `name` leads to, by way of whatever aliases; `name` is whole.
+    pub async fn addresses(&self, name: &str) -> Addresses {
+        let answers =
+            futures_util::future::join(self.ask(name, RecordType::A), self.ask(name, RecordType::AAAA));
+        let (mut found, mut unanswered) = (Vec::new(), None);
+        let (v4, v6) = answers.await;
+        for answer in [v6, v4] {
+            match answer {
+                Said::Records(records) => {
+                    found.extend(records.into_iter().filter_map(|record| match record {
+                        RData::A(a) => Some(IpAddr::V4(a.0)),
+                        RData::AAAA(a) => Some(IpAddr::V6(a.0)),
+                        _ => None,
+                    }))
+                }
+                Said::Nothing => {}
+                Said::NoAnswer(why) => unanswered = Some(why),
+            }
+        }
+        found.truncate(RECORDS);
+        match unanswered {
+            // One kind is enough to go by.
+            _ if !found.is_empty() => Addresses::Found(found),
+            Some(why) => Addresses::NoAnswer(why),
+            None => Addresses::Nothing,
+        }
+    }
+
+    async fn ask(&self, name: &str, kind: RecordType) -> Said {
         let Ok(name) = Name::from_ascii(format!("{name}.")) else {
-            return Txt::NoAnswer("the name is too long");
+            return Said::NoAnswer("the name is too long");
         };
         // A resolver of its own for each question: it has no memory, and its sockets end with it.
         let resolver = match self.resolver() {
             Ok(resolver) => resolver,
             Err(e) => {
                 tracing::warn!(error = %e, "the system's name servers could not be read");
-                return Txt::NoAnswer("no name server is set up");
+                return Said::NoAnswer("no name server is set up");
             }
         };
         let limit = self.timeout * u32::try_from(self.attempts + 1).unwrap_or(u32::MAX);
-        let Ok(answer) = tokio::time::timeout(limit, resolver.lookup(name, RecordType::TXT)).await else {
-            return Txt::NoAnswer("time ran out");
+        let Ok(answer) = tokio::time::timeout(limit, resolver.lookup(name, kind)).await else {
+            return Said::NoAnswer("time ran out");
         };
         match answer {
-            Ok(lookup) => {
-                let records: Vec<_> = lookup
-                    .answers()
-                    .iter()
-                    .filter_map(|record| match &record.data {
-                        RData::TXT(txt) => Some(txt.txt_data.iter().map(|s| s.to_vec()).collect()),
-                        _ => None,
-                    })
-                    .take(RECORDS)
-                    .collect();
-                if records.is_empty() { Txt::Nothing } else { Txt::Records(records) }
-            }
+            Ok(lookup) => Said::Records(lookup.answers().iter().map(|record| record.data.clone()).collect()),
             Err(e) => refused(&e),
         }
     }
@@ -116,17 +165,17 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
 }
 
 /// Only an answer to the question counts as one: an empty referral says where else to ask.
-fn refused(error: &NetError) -> Txt {
+fn refused(error: &NetError) -> Said {
     match error {
         NetError::Dns(Answered::NoRecordsFound(none)) if none.soa.is_none() && none.ns.is_some() => {
-            Txt::NoAnswer("the server does not know the domain")
+            Said::NoAnswer("the server does not know the domain")
         }
-        NetError::Dns(Answered::NoRecordsFound(_)) => Txt::Nothing,
-        NetError::Dns(Answered::ResponseCode(_)) => Txt::NoAnswer("the server failed or refused"),
-        NetError::Timeout => Txt::NoAnswer("time ran out"),
+        NetError::Dns(Answered::NoRecordsFound(_)) => Said::Nothing,
+        NetError::Dns(Answered::ResponseCode(_)) => Said::NoAnswer("the server failed or refused"),
+        NetError::Timeout => Said::NoAnswer("time ran out"),
         error => {
             tracing::debug!(error = %error, "a DNS question was not answered");
-            Txt::NoAnswer("no server could be reached")
+            Said::NoAnswer("no server could be reached")
         }
     }
 }

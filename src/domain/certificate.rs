@@ -71,6 +71,27 @@ pub fn renew_at(hostname: &str, not_before: i64, not_after: i64, percent: u8) ->
     not_before.saturating_add(share).saturating_sub(life / 20 * seed / 1_000)
 }
 
+/// When it is renewed if its issuer suggests a time from `start` to `end`: then, each name at a moment of its own; but
+/// never so late that a tenth of its life would be left for what goes wrong, and not before it is a day old (a
+/// twentieth of its life, if that is less), so that an issuer that says "now" again and again gets no order each time.
+/// Nothing: the suggestion makes no sense.
+#[must_use]
+pub fn renew_within(
+    hostname: &str,
+    (start, end): (i64, i64),
+    not_before: i64,
+    not_after: i64,
+) -> Option<i64> {
+    let life = not_after.saturating_sub(not_before);
+    if end <= start || life <= 0 {
+        return None;
+    }
+    let seed = hostname.bytes().fold(0_i64, |sum, byte| (sum * 31 + i64::from(byte)) % 1_000);
+    let at = start.saturating_add(end.saturating_sub(start) / 1_000 * seed);
+    let first = not_before.saturating_add((life / 20).min(24 * 3_600_000));
+    Some(at.clamp(first, not_after.saturating_sub(life / 10)))
+}
+
 /// Which of `issuers` is asked after so many failures in a row: each gets `tries`, then the next one.
 #[must_use]
 pub fn issuer_of(failures: i64, tries: u32, issuers: usize) -> usize {
@@ -107,6 +128,22 @@ mod tests {
             assert_eq!(at, renew_at(name, 0, 90_000, 66));
         }
         assert_eq!(renew_at("x", 5, 5, 66), 5);
+    }
+
+    #[test]
+    fn an_issuer_may_hurry_or_wait_within_bounds() {
+        const DAY: i64 = 24 * 3_600_000;
+        let (from, to) = (0, 90 * DAY);
+        let within = |start, end| renew_within("shop.example.com", (start, end), from, to);
+        let at = within(30 * DAY, 31 * DAY).unwrap();
+        assert!((30 * DAY..31 * DAY).contains(&at));
+        assert_ne!(Some(at), renew_within("a.example", (30 * DAY, 31 * DAY), from, to));
+        // At once, unless it is new; never so late that nothing is left to mend a failure.
+        assert_eq!(within(-9 * DAY, -8 * DAY), Some(DAY));
+        assert_eq!(within(200 * DAY, 201 * DAY), Some(81 * DAY));
+        assert_eq!(within(5, 5), None);
+        assert_eq!(renew_within("x", (1, 2), 5, 5), None);
+        assert_eq!(renew_within("x", (i64::MIN, i64::MAX), from, to), Some(DAY));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Setback {
     pub next_try_at: i64,
 }
 
-fn proved_hostnames() -> SelectStatement {
+pub(super) fn proved_hostnames() -> SelectStatement {
     Query::select()
         .column(custom_domain::Column::Hostname)
         .from(custom_domain::Entity)
@@ -208,6 +208,7 @@ impl Store {
             .col_expr(certificate::Column::Failures, Expr::value(0_i64))
             .col_expr(certificate::Column::LastWords, Expr::value(words))
             .col_expr(certificate::Column::NextTryAt, Expr::value(new.renew_at))
+            .col_expr(certificate::Column::InfoAt, Expr::value(Option::<i64>::None))
             .col_expr(certificate::Column::Epoch, Expr::value(epoch))
             .col_expr(certificate::Column::UpdatedAt, Expr::value(now))
             .filter(certificate::Column::Hostname.eq(hostname))
@@ -339,6 +340,7 @@ async fn row_of(tx: &DatabaseTransaction, hostname: &str, now: i64) -> Result<Ce
         last_words: None,
         next_try_at: now,
         epoch: 0,
+        info_at: None,
         created_at: now,
         updated_at: now,
     };
@@ -355,6 +357,7 @@ async fn row_of(tx: &DatabaseTransaction, hostname: &str, now: i64) -> Result<Ce
         last_words: Set(None),
         next_try_at: Set(now),
         epoch: Set(0),
+        info_at: Set(None),
         created_at: Set(now),
         updated_at: Set(now),
     };

@@ -213,6 +213,18 @@ impl Store {
         Ok(served.collect())
     }
 
+    /// The domain that serves `hostname` or would, and its project's Worker.
+    pub async fn domain_owned(&self, hostname: &str) -> Result<Option<(DomainRow, String)>, StoreError> {
+        let found = custom_domain::Entity::find()
+            .filter(Column::Hostname.eq(hostname))
+            .filter(Column::Status.is_in(SERVED))
+            .one(&self.read)
+            .await?;
+        let Some(row) = found else { return Ok(None) };
+        let project = project::Entity::find_by_id(row.project_id.as_str()).one(&self.read).await?;
+        Ok(project.map(|project| (row, project.worker_name)))
+    }
+
     /// Whether another project has proved `hostname`.
     pub async fn domain_owned_elsewhere(&self, hostname: &str, project: &str) -> Result<bool, StoreError> {
         owner_elsewhere(&self.read, hostname, project).await

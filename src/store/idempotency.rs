@@ -22,7 +22,10 @@ pub struct IdempotencyKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remembered {
     Nothing,
-    SameBody { deployment_id: String },
+    /// Of a deployment its id, of a change of what is live that one's.
+    SameBody {
+        deployment_id: String,
+    },
     OtherBody,
 }
 

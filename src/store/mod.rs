@@ -27,6 +27,7 @@ pub mod logs;
 pub mod outcome;
 pub mod projects;
 pub mod quota;
+pub mod renewals;
 pub mod rings;
 pub mod routes;
 pub mod tenants;

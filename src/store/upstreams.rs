@@ -21,9 +21,20 @@ pub struct UpstreamRow {
     pub origins: String,
     /// A JSON object of what differs from the settings.
     pub policy: String,
+    /// Authorities in PEM; a file of the release before has none.
+    #[serde(default)]
+    pub ca: Option<String>,
     pub created_at: i64,
     pub updated_at: i64,
     pub route_epoch: i64,
+}
+
+/// What is registered, in its stored form.
+#[derive(Debug, Clone, Copy)]
+pub struct NewUpstream<'a> {
+    pub origins: &'a str,
+    pub policy: &'a str,
+    pub ca: Option<&'a str>,
 }
 
 /// What registering came to.
@@ -47,15 +58,14 @@ impl Store {
         &self,
         scope: &OrgScope,
         project: &ProjectId,
-        origins: &str,
-        policy: &str,
+        new: NewUpstream<'_>,
     ) -> Result<UpstreamSet, StoreError> {
         self.repeating(|_| async move {
             let tx = self.begin().await?;
             if !exists(&tx, scope, project).await? {
                 return Ok(UpstreamSet::ProjectMissing);
             }
-            let row = write(&tx, scope, project, origins, policy).await?;
+            let row = write(&tx, scope, project, new).await?;
             tx.commit().await?;
             Ok(UpstreamSet::Done(row))
         })
@@ -125,9 +135,9 @@ async fn write(
     tx: &DatabaseTransaction,
     scope: &OrgScope,
     project: &ProjectId,
-    origins: &str,
-    policy: &str,
+    new: NewUpstream<'_>,
 ) -> Result<UpstreamRow, StoreError> {
+    let NewUpstream { origins, policy, ca } = new;
     // Whoever changes a route holds the epoch, so nobody registers the same project meanwhile.
     let epoch = next_epoch(tx).await?;
     let now = clock::now(tx).await?;
@@ -142,6 +152,7 @@ async fn write(
         project_id: project.to_string(),
         origins: origins.to_owned(),
         policy: policy.to_owned(),
+        ca: ca.map(str::to_owned),
         created_at: known.as_ref().map_or(now, |k| k.created_at),
         updated_at: now,
         removed_at: None,
@@ -153,6 +164,7 @@ async fn write(
         upstream::Entity::update_many()
             .col_expr(upstream::Column::Origins, Expr::value(origins))
             .col_expr(upstream::Column::Policy, Expr::value(policy))
+            .col_expr(upstream::Column::Ca, Expr::value(ca.map(str::to_owned)))
             .col_expr(upstream::Column::UpdatedAt, Expr::value(now))
             .col_expr(upstream::Column::RouteEpoch, Expr::value(epoch))
             .filter(upstream::Column::Id.eq(&row.id))
@@ -200,6 +212,7 @@ fn active_row(row: upstream::Model) -> UpstreamRow {
         org_id: row.org_id,
         origins: row.origins,
         policy: row.policy,
+        ca: row.ca,
         created_at: row.created_at,
         updated_at: row.updated_at,
         route_epoch: row.route_epoch,

@@ -11,6 +11,7 @@ use sea_orm::{
 
 use super::deployments::{lock_queued, next_seq};
 use super::history::{Place, Wanted, newest_place, origin_of};
+use super::idempotency::{self, IdempotencyKey, Remembered};
 use super::link::recording_alone;
 use super::routes::{SplitRow, VersionRow, next_epoch};
 use super::{Store, StoreError, clock, outcome};
@@ -42,6 +43,8 @@ pub struct NewLiveChange {
     pub project: ProjectId,
     pub user: UserId,
     pub order: LiveOrder,
+    /// An order that takes a number is carried out once for each key.
+    pub idempotency: Option<IdempotencyKey>,
 }
 
 /// What is live on a project's Worker.
@@ -64,6 +67,8 @@ impl LiveState {
 #[derive(Debug, PartialEq, Eq)]
 pub enum LiveChanged {
     Done(LiveChange),
+    /// The key stands for another order.
+    KeyConflict,
     ProjectMissing,
     ProjectInactive,
     VersionMissing,
@@ -108,7 +113,7 @@ impl Store {
         if tried > 0
             && let Some(done) = done_before(&tx, &new.id).await?
         {
-            // The connection died after it was carried out; what was live before is not known any more.
+            // The connection died after it was carried out.
             tx.rollback().await?;
             return Ok(LiveChanged::Done(done));
         }
@@ -168,10 +173,20 @@ async fn change_in(
         .one(tx)
         .await?;
     let Some(project) = project else { return Ok(LiveChanged::ProjectMissing) };
+    let now = clock::now(tx).await?;
+    if let Some(key) = &new.idempotency {
+        match idempotency::find(tx, org, key, now).await? {
+            Remembered::Nothing => {}
+            Remembered::OtherBody => return Ok(LiveChanged::KeyConflict),
+            Remembered::SameBody { deployment_id: change } => {
+                let done = done_before(tx, &change).await?;
+                return Ok(done.map_or(LiveChanged::KeyConflict, LiveChanged::Done));
+            }
+        }
+    }
     if project.status != "active" {
         return Ok(LiveChanged::ProjectInactive);
     }
-    let now = clock::now(tx).await?;
     let ends_only = new.order == LiveOrder::SplitEnd;
     if !ends_only {
         // Their numbers are lower: none of them could go live any more.
@@ -216,9 +231,16 @@ async fn change_in(
         origin_seq: Set(if place.seq == 0 { seq } else { place.seq }),
         created_at: Set(now),
         ended_at: Set(None),
+        before_version_id: Set(before.version_id.clone()),
+        before_split_id: Set(before.split.as_ref().map(|split| split.version_id.clone())),
+        before_percent: Set(before.split.as_ref().map(|split| i32::from(split.percent))),
+        route_epoch: Set(Some(epoch)),
     })
     .exec_without_returning(tx)
     .await?;
+    if let Some(key) = &new.idempotency {
+        idempotency::remember(tx, org, key, &new.id, now).await?;
+    }
     let after = match percent {
         None => LiveState { version_id: Some(place.version), split: None },
         Some(percent) => {
@@ -373,10 +395,19 @@ pub(super) async fn end_splits(tx: &DatabaseTransaction, project: &str, now: i64
     Ok(())
 }
 
+/// A change as it was answered when it was carried out.
 async fn done_before(tx: &DatabaseTransaction, id: &str) -> Result<Option<LiveChange>, StoreError> {
     let Some(row) = live_change::Entity::find_by_id(id).one(tx).await? else { return Ok(None) };
-    let target = target_of(tx, &row.project_id).await?;
-    let now = state_of(tx, target.as_ref()).await?;
-    let epoch = target.map_or(0, |t| t.route_epoch);
-    Ok(Some(LiveChange { seq: row.seq, epoch, before: LiveState::default(), now }))
+    let split = |version_id: Option<String>, percent: Option<i32>| {
+        Some(SplitRow { version_id: version_id?, percent: u8::try_from(percent?).ok()? })
+    };
+    let before = LiveState {
+        version_id: row.before_version_id,
+        split: split(row.before_split_id, row.before_percent),
+    };
+    let now = match split(Some(row.version_id.clone()), row.percent) {
+        Some(split) => LiveState { version_id: before.version_id.clone(), split: Some(split) },
+        None => LiveState { version_id: Some(row.version_id), split: None },
+    };
+    Ok(Some(LiveChange { seq: row.seq, epoch: row.route_epoch.unwrap_or(0), before, now }))
 }

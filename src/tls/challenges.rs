@@ -1,13 +1,14 @@
 //! What issuers may come for: HTTP-01 answers and TLS-ALPN-01 certificates, the same on every server.
-//! Read by requests and handshakes without a lock. Never answers for a name that no order asked about.
+//! Read by requests and handshakes without a lock. Never answers an issuer for a name that no order asked about;
+//! our own look before an order is answered by whoever has this installation's secret, on any name.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use rustls::sign::CertifiedKey;
 
-use super::acme::alpn_certificate;
+use super::acme::{Looks, alpn_certificate};
 use crate::domain::ChallengeKind;
 
 /// One question and its answer.
@@ -37,13 +38,19 @@ struct Book {
 
 /// All that is outstanding.
 #[derive(Debug, Default)]
-pub struct Challenges(ArcSwap<Book>);
+pub struct Challenges {
+    book: ArcSwap<Book>,
+    looks: OnceLock<Looks>,
+}
 
 impl Challenges {
     /// The body of `http://<host>/.well-known/acme-challenge/<token>`; `host` in its stored form.
     #[must_use]
     pub fn http01(&self, host: &str, token: &str) -> Option<String> {
-        let book = self.0.load();
+        if token.starts_with(Looks::PREFIX) {
+            return self.looks.get()?.answer(host, token);
+        }
+        let book = self.book.load();
         if book.by_token.is_empty() {
             return None;
         }
@@ -53,18 +60,23 @@ impl Challenges {
             .then(|| asked.key_authorization.clone())
     }
 
+    /// Answers our own looks from now on; said once.
+    pub fn answer_looks(&self, looks: Looks) {
+        drop(self.looks.set(looks));
+    }
+
     /// The certificate that answers an `acme-tls/1` handshake.
     #[must_use]
     pub fn tls_alpn01(&self, host: &str) -> Option<Arc<CertifiedKey>> {
-        self.0.load().by_name.get(host).map(Arc::clone)
+        self.book.load().by_name.get(host).map(Arc::clone)
     }
 
     /// Answers exactly these from now on, unless what is answered is of a later `epoch`: two readings
     /// may end in the other order. Certificates that were made are kept.
     pub fn replace(&self, epoch: i64, all: Vec<Outstanding>) {
-        let old = self.0.load_full();
+        let old = self.book.load_full();
         let book = Arc::new(Self::book(&old, epoch, all));
-        self.0.rcu(|now| if now.epoch > epoch { Arc::clone(now) } else { Arc::clone(&book) });
+        self.book.rcu(|now| if now.epoch > epoch { Arc::clone(now) } else { Arc::clone(&book) });
     }
 
     fn book(old: &Book, epoch: i64, all: Vec<Outstanding>) -> Book {
@@ -90,7 +102,7 @@ impl Challenges {
 
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.load().by_token.len()
+        self.book.load().by_token.len()
     }
 }
 

@@ -22,6 +22,8 @@ pub enum TlsError {
     NoNames,
     #[error("the private key is of a kind that can't be used, or does not belong to the certificate")]
     Key(#[source] rustls::Error),
+    #[error("the text of authorities {0}")]
+    Authorities(super::AuthoritiesError),
     #[error("the TLS settings can't be used")]
     Config(#[source] rustls::Error),
     #[error("a key or certificate can't be made")]

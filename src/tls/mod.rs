@@ -1,10 +1,12 @@
 //! TLS of the front door: certificates by host name, the answers to issuers' challenges, and how an
-//! issuer is asked. The only room that makes rustls server configurations, reads X.509 and speaks ACME.
+//! issuer is asked. The only room that makes rustls server configurations, reads X.509 and speaks ACME;
+//! it also reads the authorities that an operator names for origins.
 //!
 //! Handshakes only read; they never wait for a database, a file or an issuer. Never decides for whom a
 //! certificate is got: that is the record's word, by way of `control`.
 
 pub mod acme;
+mod authorities;
 mod certificate;
 mod challenges;
 mod error;
@@ -16,6 +18,7 @@ mod table;
 
 use std::sync::Arc;
 
+pub use authorities::{AuthoritiesError, check_authorities, client_config, trusting_nobody};
 pub use certificate::Certificate;
 #[cfg(test)]
 pub use certificate::tests::certificate as test_certificate;

@@ -21,6 +21,7 @@ pub struct Settings {
     pub public_port: u16,
     pub file_poll_ms: u64,
     pub poll_ms: u64,
+    pub kept_certificates: usize,
     pub acme: Acme,
 }
 
@@ -38,7 +39,14 @@ pub struct Acme {
     pub second_eab_hmac_key: SecretString,
     pub ca_file: String,
     pub challenges: Vec<String>,
+    pub look_first: bool,
+    pub http_port: u16,
+    pub tls_port: u16,
+    pub look_timeout_ms: u64,
+    pub look_again_seconds: u64,
     pub renew_percent: u8,
+    pub renewal_info: bool,
+    pub renewal_info_seconds: u64,
     pub issuer_tries: u32,
     pub retry_first_seconds: u64,
     pub retry_longest_seconds: u64,
@@ -119,6 +127,16 @@ impl Acme {
         Duration::from_secs(self.order_timeout_seconds)
     }
 
+    #[must_use]
+    pub fn look_again_ms(&self) -> i64 {
+        ms(self.look_again_seconds)
+    }
+
+    #[must_use]
+    pub fn renewal_info_ms(&self) -> i64 {
+        ms(self.renewal_info_seconds)
+    }
+
     /// Which challenges are tried, in this order.
     #[must_use]
     pub fn challenge_kinds(&self) -> Vec<ChallengeKind> {
@@ -146,9 +164,9 @@ impl Settings {
         let name = self.default_name.strip_prefix("*.").unwrap_or(&self.default_name);
         let plain = name.is_empty() || Hostname::parse(name).is_ok_and(|h| h.as_str() == name);
         demand(plain, "default_name", "must be empty or a name that a certificate has, in lower case");
-        demand(self.public_port > 0, "public_port", "must be 1 to 65535");
         demand(self.file_poll_ms >= 50, "file_poll_ms", "must be at least 50");
         demand((50..=10_000).contains(&self.poll_ms), "poll_ms", "must be 50 to 10000");
+        demand(self.kept_certificates <= 1_000_000, "kept_certificates", "must be 0 to 1000000");
         self.acme.demands(self.poll_ms, &mut demand);
         found
     }
@@ -187,7 +205,15 @@ impl Acme {
             "acme.challenges",
             "must be http-01, tls-alpn-01 or both, in the order in which they are tried",
         );
+        demand(self.http_port > 0, "acme.http_port", "must be 1 to 65535");
+        demand(self.tls_port > 0, "acme.tls_port", "must be 1 to 65535");
+        let timeout = (100..=60_000).contains(&self.look_timeout_ms);
+        demand(timeout, "acme.look_timeout_ms", "must be 100 to 60000");
+        let again = (1..=86_400).contains(&self.look_again_seconds);
+        demand(again, "acme.look_again_seconds", "must be 1 to 86400");
         demand((10..=95).contains(&self.renew_percent), "acme.renew_percent", "must be 10 to 95");
+        let seconds = (60..=86_400).contains(&self.renewal_info_seconds);
+        demand(seconds, "acme.renewal_info_seconds", "must be 60 to 86400");
         demand((1..=100).contains(&self.issuer_tries), "acme.issuer_tries", "must be 1 to 100");
         demand(self.retry_first_seconds >= 1, "acme.retry_first_seconds", "must be at least 1");
         demand(

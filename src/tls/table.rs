@@ -3,7 +3,7 @@
 //! The operator's exact names come first, then what issuers gave, then the operator's wildcards, which
 //! stand for one label. Never waits, never fetches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -98,6 +98,11 @@ impl CertificateTable {
     /// Serves what an issuer gave for exactly this name.
     pub fn put_issued(&self, hostname: &str, certificate: Certificate) {
         self.issued.pin().insert(hostname.into(), Arc::new(certificate));
+    }
+
+    /// Serves of what issuers gave only what is for these names.
+    pub fn retain_issued(&self, names: &HashSet<Box<str>>) {
+        self.issued.pin().retain(|name, _| names.contains(name));
     }
 
     pub fn remove_issued(&self, hostname: &str) {

@@ -11,7 +11,7 @@ use crate::issuer::{Issuer, free_port};
 use crate::tenants::Member;
 
 /// What a server needs to be told to ask this issuer.
-fn asking(issuer: &Issuer) -> Vec<(&'static str, String)> {
+pub fn asking(issuer: &Issuer) -> Vec<(&'static str, String)> {
     [
         ("LIBRA__TLS__ACME__ENABLED", "true".to_owned()),
         ("LIBRA__TLS__ACME__TERMS_AGREED", "true".to_owned()),
@@ -22,12 +22,14 @@ fn asking(issuer: &Issuer) -> Vec<(&'static str, String)> {
         ("LIBRA__TLS__ACME__SWEEP_SECONDS", "1".to_owned()),
         ("LIBRA__TLS__ACME__RETRY_FIRST_SECONDS", "1".to_owned()),
         ("LIBRA__TLS__ACME__RETRY_LONGEST_SECONDS", "2".to_owned()),
+        // No name server of these tests knows their names; the issuer's own does.
+        ("LIBRA__TLS__ACME__LOOK_FIRST", "false".to_owned()),
     ]
     .into()
 }
 
 /// Settings of a server whose front door is at these ports.
-fn at(http_port: u16, tls_port: u16) -> Vec<(&'static str, String)> {
+pub fn at(http_port: u16, tls_port: u16) -> Vec<(&'static str, String)> {
     [
         ("LIBRA__HTTP__LISTEN", format!("127.0.0.1:{http_port}")),
         ("LIBRA__TLS__LISTEN", format!("127.0.0.1:{tls_port}")),
@@ -38,16 +40,16 @@ fn at(http_port: u16, tls_port: u16) -> Vec<(&'static str, String)> {
     .into()
 }
 
-fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+pub fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
     settings.iter().map(|(key, value)| (*key, value.as_str())).collect()
 }
 
-async fn start(settings: &[(&'static str, String)]) -> TestApp {
+pub async fn start(settings: &[(&'static str, String)]) -> TestApp {
     TestApp::start_with(&borrowed(settings)).await
 }
 
 /// A client of the HTTPS listener at `port`, that knows this root only and finds these names there.
-fn https(root: &str, port: u16, names: &[&str]) -> reqwest::Client {
+pub fn https(root: &str, port: u16, names: &[&str]) -> reqwest::Client {
     let root = Certificate::from_pem(root.as_bytes()).unwrap();
     let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     let builder = names.iter().fold(builder, |b, name| b.resolve(name, ([127, 0, 0, 1], port).into()));
@@ -55,7 +57,7 @@ fn https(root: &str, port: u16, names: &[&str]) -> reqwest::Client {
 }
 
 /// A claim on `hostname` with this status, as if it had been proved.
-async fn domain(app: &TestApp, hostname: &str, status: &str) -> String {
+pub async fn domain(app: &TestApp, hostname: &str, status: &str) -> String {
     let (project, _) = app.project(hostname).await;
     let id = uuid::Uuid::new_v4().simple();
     app.change(&format!(
@@ -66,14 +68,14 @@ async fn domain(app: &TestApp, hostname: &str, status: &str) -> String {
     project
 }
 
-async fn certificate(app: &TestApp, hostname: &str) -> Value {
+pub async fn certificate(app: &TestApp, hostname: &str) -> Value {
     let (status, page) = app.get(&format!("/api/v1/certificates?hostname={hostname}")).await;
     assert_eq!(status, 200, "{page}");
     page["certificates"][0].clone()
 }
 
 /// Waits until the certificate satisfies `holds`.
-async fn until(app: &TestApp, hostname: &str, holds: impl Fn(&Value) -> bool) -> Value {
+pub async fn until(app: &TestApp, hostname: &str, holds: impl Fn(&Value) -> bool) -> Value {
     let mut seen = Value::Null;
     app.wait(&format!("the certificate of {hostname}"), async || {
         seen = certificate(app, hostname).await;
@@ -83,12 +85,12 @@ async fn until(app: &TestApp, hostname: &str, holds: impl Fn(&Value) -> bool) ->
     seen
 }
 
-fn is_valid(certificate: &Value) -> bool {
+pub fn is_valid(certificate: &Value) -> bool {
     certificate["state"] == "valid"
 }
 
 /// One number that the database knows.
-fn number(app: &TestApp, sql: &str) -> i64 {
+pub fn number(app: &TestApp, sql: &str) -> i64 {
     app.rows(sql)[0][0].parse().unwrap()
 }
 

@@ -2,7 +2,7 @@
 //! and able to fail or to say nothing.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +29,8 @@ pub enum Mood {
 struct Zone {
     /// By name in lower case with its last dot: the strings of each TXT record.
     records: Arc<Mutex<HashMap<String, Vec<Vec<String>>>>>,
+    /// As `records`: the addresses of each name.
+    addresses: Arc<Mutex<HashMap<String, Vec<IpAddr>>>>,
     mood: Arc<Mutex<Mood>>,
     asked: Arc<AtomicU64>,
 }
@@ -44,6 +46,7 @@ impl NameServer {
     pub async fn start() -> Self {
         let zone = Zone {
             records: Arc::default(),
+            addresses: Arc::default(),
             mood: Arc::new(Mutex::new(Mood::Answers)),
             asked: Arc::default(),
         };
@@ -66,6 +69,12 @@ impl NameServer {
         } else {
             zone.insert(key, records)
         };
+    }
+
+    /// Where `name` leads; nowhere: it has no address.
+    pub fn lead(&self, name: &str, to: &[&str]) {
+        let to = to.iter().map(|address| address.parse().unwrap()).collect();
+        self.zone.addresses.lock().unwrap().insert(format!("{name}."), to);
     }
 
     pub fn mood(&self, mood: Mood) {
@@ -92,16 +101,20 @@ async fn sockets() -> (UdpSocket, TcpListener) {
 impl Zone {
     /// What is at the name, and the code that goes with it.
     fn find(&self, name: &str, kind: RecordType) -> (Vec<Record>, ResponseCode) {
-        let records = self.records.lock().unwrap();
-        let Some(texts) = records.get(name) else { return (Vec::new(), ResponseCode::NXDomain) };
-        if kind != RecordType::TXT {
-            return (Vec::new(), ResponseCode::NoError);
+        let (records, addresses) = (self.records.lock().unwrap(), self.addresses.lock().unwrap());
+        let (texts, addresses) = (records.get(name), addresses.get(name));
+        if texts.is_none() && addresses.is_none() {
+            return (Vec::new(), ResponseCode::NXDomain);
         }
         let owner = Name::from_ascii(name).unwrap();
-        let record = |strings: &Vec<String>| {
-            Record::from_rdata(owner.clone(), 3_600, RData::TXT(TXT::new(strings.clone())))
-        };
-        (texts.iter().map(record).collect(), ResponseCode::NoError)
+        let record = |data| Record::from_rdata(owner.clone(), 3_600, data);
+        let texts = texts.into_iter().flatten().map(|strings| RData::TXT(TXT::new(strings.clone())));
+        let addresses = addresses.into_iter().flatten().map(|address| match address {
+            IpAddr::V4(v4) => RData::A((*v4).into()),
+            IpAddr::V6(v6) => RData::AAAA((*v6).into()),
+        });
+        let found = texts.chain(addresses).map(record).filter(|record| record.record_type() == kind);
+        (found.collect(), ResponseCode::NoError)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::answers::assert_problem;
 use crate::api_deploy::balance;
 use crate::app::{TestApp, answer};
 use crate::blocked;
+use crate::failing::quick;
 use crate::tenants::Member;
 
 async fn post(app: &TestApp, key: Option<&str>, body: &Value) -> (StatusCode, Value) {
@@ -115,4 +116,66 @@ async fn without_a_key_the_newest_supersedes_what_waits() {
     assert_eq!(app.until_final(&last).await["status"], "completed");
     assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "kept");
     balance(&app);
+}
+
+#[tokio::test]
+async fn one_key_is_one_change_of_what_is_live_also_when_ten_race() {
+    let app = TestApp::start_with(&quick(&[])).await;
+    let (project, worker) = app.project("live by key").await;
+    let mut versions = Vec::new();
+    for page in ["one", "two", "three", "four"] {
+        versions.push(app.deploy_live(&app.body(&project, &[("index.html", page)])).await);
+    }
+    let order = async |method: Method, order: &str, key: &str, body: &Value| {
+        let path = format!("/api/v1/projects/{project}/{order}");
+        let request = app.request(method, &path).header("idempotency-key", key);
+        request.json(body).send().await.unwrap()
+    };
+    let page = async || app.worker(&worker, "/").await.text().await.unwrap();
+    // Without a version each one would go further back.
+    let racing = join_all(
+        (0..10).map(|_| async { answer(order(Method::POST, "rollback", "back", &json!({})).await).await }),
+    );
+    let answers = racing.await;
+    assert!(answers.iter().all(|(status, said)| *status == 200 && *said == answers[0].1), "{answers:?}");
+    assert_eq!(page().await, "three");
+    let first = &answers[0].1;
+    assert_eq!(
+        (&first["before"]["versionId"], &first["now"]["versionId"]),
+        (&json!(versions[3]), &json!(versions[2]))
+    );
+
+    // Sent again after something else went live it says what it did, and does it not again.
+    let split = json!({ "versionId": versions[0], "percent": 30 });
+    let (status, divided) = answer(order(Method::PUT, "split", "divide", &split).await).await;
+    assert_eq!(status, 200, "{divided}");
+    let promote = json!({ "versionId": versions[1] });
+    let (status, promoted) = answer(order(Method::POST, "promote", "forth", &promote).await).await;
+    assert_eq!(status, 200, "{promoted}");
+    assert_eq!(promoted["before"], json!({ "versionId": versions[2], "split": split }));
+    let again = [
+        (order(Method::POST, "rollback", "back", &json!({})).await, first),
+        (order(Method::PUT, "split", "divide", &split).await, &divided),
+        (order(Method::POST, "promote", "forth", &promote).await, &promoted),
+    ];
+    for (response, before) in again {
+        assert_eq!(&answer(response).await, &(StatusCode::OK, before.clone()));
+    }
+    assert_eq!(page().await, "two");
+    assert_eq!(app.one("SELECT count(*) FROM live_change"), "3");
+
+    // Another order, another project and a deployment are each something else.
+    let other = json!({ "versionId": versions[0] });
+    assert_problem(order(Method::POST, "promote", "forth", &other).await, 409, "CONFLICT").await;
+    assert_problem(order(Method::POST, "rollback", "forth", &promote).await, 409, "CONFLICT").await;
+    let deployment = app.request(Method::POST, "/deploy").header("idempotency-key", "forth");
+    let deployment = deployment.json(&app.body(&project, &[("index.html", "five")]));
+    assert_problem(deployment.send().await.unwrap(), 409, "CONFLICT").await;
+    let spaces = order(Method::POST, "rollback", "a key", &json!({})).await;
+    assert_problem(spaces, 400, "INVALID_REQUEST").await;
+    // Errors are not remembered.
+    let live = json!({ "versionId": versions[1] });
+    assert_problem(order(Method::POST, "promote", "later", &live).await, 409, "CONFLICT").await;
+    assert_eq!(order(Method::POST, "promote", "later", &other).await.status(), 200);
+    assert_eq!(page().await, "one");
 }

@@ -17,16 +17,17 @@ use crate::app::{BASE, Folder, PATIENCE, Server, Settings, TestApp};
 use crate::failing::quick;
 use crate::parts::{Whose, all, sqlite_file};
 
-const SOON: Settings<'static> = &[("LIBRA__ROUTES__FILE_SECONDS", "1"), ("LIBRA__START__RETRY_MS", "100")];
+pub const SOON: Settings<'static> =
+    &[("LIBRA__ROUTES__FILE_SECONDS", "1"), ("LIBRA__START__RETRY_MS", "100")];
 /// Much shorter than the database stays away.
-const IMPATIENT: Settings<'static> = &[("LIBRA__START__WAIT_SECONDS", "1")];
+pub const IMPATIENT: Settings<'static> = &[("LIBRA__START__WAIT_SECONDS", "1")];
 const DOMAIN: &str = "www.kept.example";
 
 fn file(folder: &Folder) -> PathBuf {
     folder.data().join("edge/routes.jsonl")
 }
 
-fn text(path: &Path) -> String {
+pub fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
@@ -50,7 +51,7 @@ fn origin() -> String {
 }
 
 /// The database can't be reached, or can again.
-fn database_is_away(folder: &Folder, away: bool) {
+pub fn database_is_away(folder: &Folder, away: bool) {
     let data = folder.data();
     let (here, there) = (data.join("database"), data.join("database.away"));
     match (folder.ground.cluster(), away) {

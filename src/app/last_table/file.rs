@@ -1,5 +1,5 @@
-//! Owns the form of the last table's file: a JSON line a row, and at the end their number and digest.
-//! Never leaves half a file in place, and never gives anything of a file that is not whole.
+//! Owns the form of the last table's file, and what such files have in common: a JSON line a row, and at the end
+//! their number and digest. Never leaves half a file in place, and never gives anything of a file that is not whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -77,16 +77,29 @@ struct Head {
     epoch: i64,
 }
 
+/// The last line: how many there are before it, and their digest.
 #[derive(Serialize, Deserialize)]
-struct End {
+pub struct End {
     lines: u64,
     sha256: String,
 }
 
 /// Puts the table in the file's place: whole and durable, or not at all. Blocking.
 pub fn write(path: &Path, table: &LastTable) -> io::Result<()> {
+    replace(path, |lines| {
+        lines.put(&Out::Head(&Head { owner: OWNER.into(), format: FORMAT, epoch: table.epoch }))?;
+        table.workers.iter().try_for_each(|row| lines.put(&Out::Worker(row)))?;
+        table.versions.iter().try_for_each(|row| lines.put(&Out::Version(row)))?;
+        table.hosts.iter().try_for_each(|row| lines.put(&Out::Host(row)))?;
+        let end = lines.end();
+        lines.put(&Out::End(&end))
+    })
+}
+
+/// Puts what `fill` writes in the file's place: whole and durable, or not at all. Blocking.
+pub fn replace(path: &Path, fill: impl FnOnce(&mut Lines) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary(path);
-    let written = write_to(&temporary, table).and_then(|()| fs::rename(&temporary, path));
+    let written = write_to(&temporary, fill).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         // Best effort: the next start looks for leftovers too.
         drop(fs::remove_file(&temporary));
@@ -95,31 +108,38 @@ pub fn write(path: &Path, table: &LastTable) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
-fn write_to(path: &Path, table: &LastTable) -> io::Result<()> {
+fn write_to(path: &Path, fill: impl FnOnce(&mut Lines) -> io::Result<()>) -> io::Result<()> {
     let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
     let mut lines = Lines { file: BufWriter::new(file), digest: Sha256::new(), count: 0 };
-    lines.put(&Out::Head(&Head { owner: OWNER.into(), format: FORMAT, epoch: table.epoch }))?;
-    table.workers.iter().try_for_each(|row| lines.put(&Out::Worker(row)))?;
-    table.versions.iter().try_for_each(|row| lines.put(&Out::Version(row)))?;
-    table.hosts.iter().try_for_each(|row| lines.put(&Out::Host(row)))?;
-    let end = End { lines: lines.count, sha256: hex::encode(lines.digest.clone().finalize()) };
-    lines.put(&Out::End(&end))?;
+    fill(&mut lines)?;
     lines.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
-struct Lines {
+/// A file that is being written.
+pub struct Lines {
     file: BufWriter<File>,
     digest: Sha256,
     count: u64,
 }
 
 impl Lines {
-    fn put(&mut self, line: &Out<'_>) -> io::Result<()> {
+    pub fn put(&mut self, line: &impl Serialize) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         self.digest.update(&text);
         self.count += 1;
         self.file.write_all(&text)
+    }
+
+    pub fn end(&self) -> End {
+        End { lines: self.count, sha256: hex::encode(self.digest.clone().finalize()) }
+    }
+}
+
+impl End {
+    /// Whether these are its lines.
+    pub fn fits(&self, lines: u64, digest: Sha256) -> bool {
+        self.lines == lines && self.sha256 == hex::encode(digest.finalize())
     }
 }
 
@@ -143,7 +163,7 @@ pub fn read(path: &Path) -> io::Result<LastTable> {
             (Line::Version(row), Some(table)) => table.versions.push(row),
             (Line::Host(row), Some(table)) => table.hosts.push(row),
             (Line::End(end), Some(_)) => {
-                let sound = end.lines == count && end.sha256 == hex::encode(digest.finalize());
+                let sound = end.fits(count, digest);
                 return table.filter(|_| sound).ok_or_else(|| damaged("its digest differs"));
             }
             _ => return Err(damaged("a line is out of place")),
@@ -153,7 +173,7 @@ pub fn read(path: &Path) -> io::Result<LastTable> {
     }
 }
 
-fn damaged(what: &'static str) -> io::Error {
+pub fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the file is damaged: {what}"))
 }
 

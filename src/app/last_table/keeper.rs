@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError};
 /// Writing takes at most a twentieth of the time.
 const REST: u32 = 20;
 /// After a write that failed.
-const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
+pub const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Writes the file when the table has changed.
 pub struct Keeper {
@@ -29,7 +29,7 @@ pub struct Keeper {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum KeepError {
+pub enum KeepError {
     #[error("the record could not be read")]
     Store(#[from] StoreError),
     #[error("the file could not be written")]

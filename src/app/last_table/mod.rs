@@ -1,6 +1,7 @@
-//! The last good table, kept on disk: what lets a start with the database away serve Workers.
+//! The last good table and certificates, kept on disk: what lets a start with the database away serve Workers.
 //! Never asks the database while it publishes, and never is in the way of a request.
 
+pub mod certificates;
 mod file;
 mod keeper;
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::super::{Control, ControlError};
+use super::preflight::Way;
 use super::{account_owner, key_owner};
 use crate::domain::certificate::{Waits, issuer_of, renew_at};
 use crate::domain::{ChallengeKind, time};
@@ -18,7 +19,7 @@ use crate::tls::acme::{
 const LIMITED_MS: i64 = 3_600_000;
 
 /// Why an order ended without a certificate.
-enum Stop {
+pub(super) enum Stop {
     Wait { until: i64, words: String },
     Failed(Failure),
     Record(ControlError),
@@ -56,8 +57,12 @@ impl Control {
         if !self.store.certificate_begin(hold, hostname, pause).await? {
             return Ok(());
         }
+        let kinds = match self.way_to(due).await? {
+            Way::Open(kinds) => kinds,
+            Way::Shut(words) => return self.leads_elsewhere(hold, due, words).await,
+        };
         tracing::info!(domain = %hostname, issuer = %issuer.name, renewal = due.not_after.is_some(), "a certificate is ordered");
-        let setback = match self.order(hold, due, issuer).await {
+        let setback = match self.order(hold, due, issuer, kinds).await {
             Ok((challenge, got)) => return self.keep_issued(hold, hostname, issuer, challenge, got).await,
             Err(Stop::Record(error)) => return Err(error),
             Err(Stop::Wait { until, words }) => Setback {
@@ -82,6 +87,20 @@ impl Control {
             waits: Waits::ForBudget,
             failures: 0,
             next_try_at: self.store.now().await?.saturating_add(pause),
+        };
+        Ok(self.store.certificate_set_back(hold, &due.hostname, &setback).await?)
+    }
+
+    /// Nobody was asked and nothing counted; what was seen is told.
+    async fn leads_elsewhere(&self, hold: &IssuerHold, due: &Due, words: String) -> Result<(), ControlError> {
+        let words = Failure::new(FailureKind::Validation, words).words;
+        tracing::info!(domain = %due.hostname, words = %words, "a name does not lead here; no certificate is ordered");
+        let setback = Setback {
+            issuer: String::new(),
+            words,
+            waits: Waits::AfterFailure,
+            failures: due.failures,
+            next_try_at: self.store.now().await?.saturating_add(self.settings.tls.acme.look_again_ms()),
         };
         Ok(self.store.certificate_set_back(hold, &due.hostname, &setback).await?)
     }
@@ -144,10 +163,11 @@ impl Control {
         hold: &IssuerHold,
         due: &Due,
         issuer: &Issuer,
+        kinds: Vec<ChallengeKind>,
     ) -> Result<(ChallengeKind, Obtained), Stop> {
         let account = self.account(hold, issuer).await?;
         let mut failed: Option<Failure> = None;
-        for kind in self.settings.tls.acme.challenge_kinds() {
+        for kind in kinds {
             match self.order_by(hold, due, issuer, &account, kind).await {
                 Ok(got) => return Ok((kind, got)),
                 // What the issuer found wrong says more than that we wait now.
@@ -251,7 +271,7 @@ impl Control {
     }
 
     /// Our account with the issuer, made at the first need.
-    async fn account(&self, hold: &IssuerHold, issuer: &Issuer) -> Result<Account, Stop> {
+    pub(super) async fn account(&self, hold: &IssuerHold, issuer: &Issuer) -> Result<Account, Stop> {
         let owner = account_owner(&issuer.directory);
         let sealed = self.store.acme_account_get(&issuer.directory).await?;
         let opened = sealed.and_then(|sealed| {

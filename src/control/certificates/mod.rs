@@ -1,10 +1,15 @@
 //! Certificates of custom domains: what this server serves of them, and how each stands.
 
 mod issue;
+mod preflight;
+mod renewal;
 mod tend;
+
+use std::collections::HashSet;
 
 use secrecy::{ExposeSecret, SecretSlice};
 
+use super::seal::Sealer;
 use super::{Control, ControlError};
 use crate::domain::certificate::CertificateState;
 use crate::domain::{ChallengeKind, OrgScope, time};
@@ -68,15 +73,23 @@ impl Control {
         }
         self.challenges_refresh().await?;
         let mut after = (known + 1, String::new());
+        let mut named = HashSet::new();
         loop {
             let page = self.store.certificate_changes((after.0, &after.1), BATCH).await?;
             let Some(last) = page.last() else { break };
             after = (last.epoch, last.hostname.clone());
             let full = page.len() as u64 == BATCH;
+            if known == 0 {
+                named.extend(page.iter().map(|row| row.hostname.clone().into_boxed_str()));
+            }
             page.into_iter().for_each(|row| self.serve(row));
             if !full {
                 break;
             }
+        }
+        if known == 0 {
+            // What an earlier run kept on disk and the record does not name any more.
+            self.tls.table.retain_issued(&named);
         }
         Ok(epoch)
     }
@@ -96,15 +109,7 @@ impl Control {
             self.tls.unreadable.pin().remove(&*row.hostname);
             return table.remove_issued(&row.hostname);
         };
-        let opened = self
-            .sealer
-            .open(&key_owner(&row.hostname), sealed)
-            .map(SecretSlice::from)
-            .map_err(|e| e.to_string());
-        let read = opened.and_then(|key| {
-            Certificate::from_pem(chain.as_bytes(), key.expose_secret()).map_err(|e| e.to_string())
-        });
-        match read {
+        match opened(&self.sealer, &row.hostname, chain, sealed) {
             Ok(certificate) => {
                 self.tls.unreadable.pin().remove(&*row.hostname);
                 table.put_issued(&row.hostname, certificate);
@@ -156,7 +161,7 @@ impl Control {
             project_id,
             state: stored.filter(|s| *s != CertificateState::None).unwrap_or(untouched),
             operators: false,
-            issuer: row.and_then(|r| r.issuer.clone()),
+            issuer: row.and_then(|r| r.issuer.clone()).filter(|name| !name.is_empty()),
             challenge: row.and_then(|r| ChallengeKind::parse(r.challenge.as_deref()?)),
             not_before: row.and_then(|r| r.not_before),
             not_after: row.and_then(|r| r.not_after),
@@ -177,6 +182,16 @@ impl Control {
             unreadable: self.tls.unreadable.pin().len(),
         }
     }
+}
+
+/// A certificate as it is stored: its key opens with this installation's secret alone.
+///
+/// # Errors
+/// Why it can't be used, fit for the log.
+pub fn opened(sealer: &Sealer, hostname: &str, chain: &str, key_sealed: &str) -> Result<Certificate, String> {
+    let key = sealer.open(&key_owner(hostname), key_sealed).map(SecretSlice::from);
+    let key = key.map_err(|e| e.to_string())?;
+    Certificate::from_pem(chain.as_bytes(), key.expose_secret()).map_err(|e| e.to_string())
 }
 
 fn outstanding(row: ChallengeRow) -> Option<Outstanding> {

@@ -62,9 +62,19 @@ impl Control {
         let Some(hold) = self.store.issuer_lease_take(node, acme.lease_ms()).await? else { return Ok(()) };
         let done = async {
             self.store.acme_prune(&hold, acme.longest_window_ms()).await?;
-            self.store.certificate_retire(&hold, RETIRED).await
+            let retired = self.store.certificate_retire(&hold, RETIRED).await?;
+            Ok::<u64, ControlError>(retired)
         };
-        let retired = done.await;
+        // An issuer may be slow: what is asked of it ends with the lease.
+        let asking = async {
+            let retired = done.await?;
+            self.renewals_ask(&hold).await?;
+            Ok::<u64, ControlError>(retired)
+        };
+        let retired = tokio::select! {
+            done = asking => done,
+            lost = self.keep(&hold) => Err(lost.into()),
+        };
         self.store.issuer_lease_release(&hold).await?;
         let retired = retired?;
         if retired > 0 {

@@ -277,7 +277,7 @@ fn folder(build: &mut Fields, field: &str, problems: &mut Problems) -> Option<St
 }
 
 /// A document with its keys in order, so that equal bodies have equal digests however they were written.
-fn canonical(value: &Value) -> String {
+pub(super) fn canonical(value: &Value) -> String {
     match value {
         Value::Object(object) => {
             let sorted: BTreeMap<&String, String> = object.iter().map(|(k, v)| (k, canonical(v))).collect();

@@ -1,14 +1,14 @@
 //! What is live on a project's Worker: its versions, rollback, promotion and split.
 
-use actix_web::HttpResponse;
 use actix_web::web::{Data, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::page;
 use super::projects::project_id;
+use super::{deploy_body, page};
 use crate::control::live::Shown;
-use crate::domain::{ProjectId, Scope, Target, VersionId, time};
+use crate::domain::{Digest, ProjectId, Scope, Target, VersionId, time};
 use crate::http::FrontDoor;
 use crate::http::auth::Caller;
 use crate::http::body::{Json, OptionalJson};
@@ -163,10 +163,12 @@ pub async fn list(
 /// At once, without a build. A deployment that was recorded before and finishes later does not go live; one
 /// that is recorded from now on does. Ends a split.
 #[utoipa::path(post, path = "/api/v1/projects/{id}/rollback", operation_id = "rollback", tag = "versions", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
+    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable characters; the same key and request within 24 h are answered as they were, and change nothing more", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     request_body(content = Option<RollbackBody>, content_type = "application/json"),
     responses((status = 200, description = "The earlier version is live", body = LiveChangeDocument), WriteRefusals))]
 pub async fn rollback(
+    req: HttpRequest,
     caller: Caller,
     id: Path<String>,
     body: OptionalJson,
@@ -176,17 +178,20 @@ pub async fn rollback(
     let read = |fields: &mut Fields, problems: &mut Problems| {
         Some(LiveOrder::Rollback { to: optional_version(fields, problems) })
     };
-    change(&caller, &id, body, &door, read).await
+    let key = key_of(&req, "rollback", &id, &body)?;
+    change(&caller, &id, body, key, &door, read).await
 }
 
 /// Promote a version.
 ///
 /// Any version that is kept goes live, a preview's too. Ends a split.
 #[utoipa::path(post, path = "/api/v1/projects/{id}/promote", operation_id = "promote", tag = "versions", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
+    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable characters; the same key and request within 24 h are answered as they were, and change nothing more", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     request_body(content = PromoteBody, content_type = "application/json"),
     responses((status = 200, description = "The version is live", body = LiveChangeDocument), WriteRefusals))]
 pub async fn promote(
+    req: HttpRequest,
     caller: Caller,
     id: Path<String>,
     body: Json,
@@ -196,17 +201,20 @@ pub async fn promote(
         let version = fields.parsed("versionId", VersionId::parse, problems)?;
         Some(LiveOrder::Promote { version })
     };
-    change(&caller, &id, body.0, &door, read).await
+    let key = key_of(&req, "promote", &id, &body.0)?;
+    change(&caller, &id, body.0, key, &door, read).await
 }
 
 /// Split the clients.
 ///
 /// A part of them gets another version than the live one, and stays with it. Whatever goes live ends the split.
 #[utoipa::path(put, path = "/api/v1/projects/{id}/split", operation_id = "setSplit", tag = "versions", security(("bearer" = [])),
-    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$")),
+    params(("id" = String, Path, pattern = "^[0-9a-f]{32}$"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 printable characters; the same key and request within 24 h are answered as they were, and change nothing more", min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
     request_body(content = SplitBody, content_type = "application/json"),
     responses((status = 200, description = "The split is in force", body = LiveChangeDocument), WriteRefusals))]
 pub async fn split(
+    req: HttpRequest,
     caller: Caller,
     id: Path<String>,
     body: Json,
@@ -217,7 +225,8 @@ pub async fn split(
         let percent = percent(fields, problems);
         Some(LiveOrder::Split { version: version?, percent: percent? })
     };
-    change(&caller, &id, body.0, &door, read).await
+    let key = key_of(&req, "split", &id, &body.0)?;
+    change(&caller, &id, body.0, key, &door, read).await
 }
 
 /// End the split.
@@ -232,7 +241,20 @@ pub async fn split_end(
     door: Data<FrontDoor>,
 ) -> Result<HttpResponse, Problem> {
     let body = Value::Object(Map::new());
-    change(&caller, &id, body, &door, |_, _| Some(LiveOrder::SplitEnd)).await
+    change(&caller, &id, body, None, &door, |_, _| Some(LiveOrder::SplitEnd)).await
+}
+
+/// The caller's key, if there is one, and the digest of what it stands for.
+fn key_of(
+    req: &HttpRequest,
+    order: &str,
+    project: &str,
+    body: &Value,
+) -> Result<Option<(String, String)>, Problem> {
+    let key = deploy_body::idempotency_key(req)?;
+    // With a word that no body of a deployment has, so that neither stands for the other.
+    let whole = json!({ "liveOrder": order, "projectId": project, "body": body });
+    Ok(key.map(|key| (key, Digest::of(deploy_body::canonical(&whole).as_bytes()).to_string())))
 }
 
 /// Reads an order, has it carried out and shows what came of it.
@@ -240,6 +262,7 @@ async fn change(
     caller: &Caller,
     id: &str,
     body: Value,
+    key: Option<(String, String)>,
     door: &FrontDoor,
     read: impl FnOnce(&mut Fields, &mut Problems) -> Option<LiveOrder>,
 ) -> Result<HttpResponse, Problem> {
@@ -255,7 +278,7 @@ async fn change(
     let Some(order) = order.filter(|_| problems.is_empty()) else {
         return Err(Problem::validation(problems.into_details()));
     };
-    let shown = door.control.live_change(who, &id, order).await?;
+    let shown = door.control.live_change(who, &id, order, key).await?;
     let url = door.control.addresses.worker(&project.worker_name);
     Ok(HttpResponse::Ok().json(changed(&id, shown, url)))
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::live::Split;
 use super::page;
 use super::projects::project_id;
-use crate::control::upstreams::Upstream;
+use crate::control::upstreams::{Registration, Upstream};
 use crate::domain::{Scope, time};
 use crate::http::FrontDoor;
 use crate::http::auth::Caller;
@@ -68,6 +68,13 @@ struct UpstreamBody {
     /// What differs from the settings of `[upstream]`, with the names of the answer's `policy`.
     #[schema(value_type = Option<Object>, example = json!({ "health": { "path": "/up", "intervalMs": 2000 }, "hostHeader": "origin" }))]
     policy: Option<Value>,
+    /// Certificates in PEM of the authorities that `https://` origins' own must lead to, instead of this machine's; at
+    /// most `upstream.ca_bytes` (64 KiB) and 32 of them.
+    #[schema(
+        max_length = 65_536,
+        example = "-----BEGIN CERTIFICATE-----\nMIIB…\n-----END CERTIFICATE-----\n"
+    )]
+    ca: Option<String>,
 }
 
 /// The origins that answer for a Worker.
@@ -82,6 +89,9 @@ pub struct UpstreamDocument {
     /// As it is in force, the settings' values included. Times in ms.
     #[schema(value_type = Object)]
     pub policy: Value,
+    /// The authorities that they were registered with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
     pub created_at: String,
     pub updated_at: String,
     /// Of the routes that show it.
@@ -152,17 +162,17 @@ pub async fn put(
     let who = caller.with(Scope::ProjectsWrite)?;
     let id = project_id(&id)?;
     let mut problems = Problems::default();
-    let mut origins = Vec::new();
-    let mut policy = Map::new();
+    let mut wanted = Registration { origins: Vec::new(), policy: Map::new(), ca: None };
     if let Some(mut fields) = Fields::of(body.0, "", &mut problems) {
-        origins = texts(fields.list("origins", &mut problems).unwrap_or_default(), &mut problems);
-        policy = fields.object("policy", &mut problems).map(Fields::into_entries).unwrap_or_default();
+        wanted.origins = texts(fields.list("origins", &mut problems).unwrap_or_default(), &mut problems);
+        wanted.policy = fields.object("policy", &mut problems).map(Fields::into_entries).unwrap_or_default();
+        wanted.ca = fields.text("ca", door.control.settings.upstream.ca_bytes, &mut problems);
         fields.finish(&mut problems);
     }
     if !problems.is_empty() {
         return Err(Problem::validation(problems.into_details()));
     }
-    let shown = door.control.upstream_set(who, &id, &origins, &policy).await?;
+    let shown = door.control.upstream_set(who, &id, wanted).await?;
     Ok(HttpResponse::Ok().json(document(shown.change, Some(shown.visible))))
 }
 
@@ -217,6 +227,7 @@ fn document(upstream: Upstream, visible: Option<bool>) -> UpstreamDocument {
         origins: upstream.origins.iter().map(ToString::to_string).collect(),
         // A struct of numbers and texts always becomes JSON.
         policy: serde_json::to_value(&upstream.policy).unwrap_or_default(),
+        ca: upstream.ca,
         created_at: time::rfc3339(upstream.created_at),
         updated_at: time::rfc3339(upstream.updated_at),
         epoch: upstream.epoch,

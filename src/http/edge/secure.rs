@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode};
 
-use super::{Body, Connection, describe};
+use super::{Body, Connection, describe, tunnel};
 use crate::domain::hostname::Hostname;
 use crate::routing::{HostClass, HostRules};
 use crate::tls::{CertificateTable, Challenges};
@@ -38,6 +38,8 @@ pub struct ToHttps {
 pub enum Early {
     KeyAuthorization(String),
     ToHttps(String),
+    /// Of a WebSocket's handshake: few clients follow it, so that it is said in words too.
+    ToWss(String),
 }
 
 /// A request and what is known of it.
@@ -69,6 +71,9 @@ impl Secure {
         }
         let port = if to.port == HTTPS_PORT { String::new() } else { format!(":{}", to.port) };
         let asked = met.head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        if tunnel::asked_for(met.head) {
+            return Some(Early::ToWss(format!("wss://{host}{port}{asked}")));
+        }
         Some(Early::ToHttps(format!("https://{host}{port}{asked}")))
     }
 }
@@ -95,18 +100,27 @@ impl Early {
                 headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 response
             }
-            Self::ToHttps(address) => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-                if let Ok(location) = HeaderValue::from_str(&address) {
-                    response.headers_mut().insert(header::LOCATION, location);
-                }
-                // Kept by a browser, it would outlive the certificate.
-                response.headers_mut().insert(header::CACHE_CONTROL, describe::revalidate());
+            Self::ToHttps(address) => sent_to(&address, Body::empty()),
+            Self::ToWss(address) => {
+                let words = format!("WebSockets of this host are served by TLS: connect to {address}\n");
+                let mut response = sent_to(&address, Body::bytes(words.into()));
+                let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+                response.headers_mut().insert(header::CONTENT_TYPE, plain);
                 response
             }
         }
     }
+}
+
+fn sent_to(address: &str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    if let Ok(location) = HeaderValue::from_str(address) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    // Kept by a browser, it would outlive the certificate.
+    response.headers_mut().insert(header::CACHE_CONTROL, describe::revalidate());
+    response
 }
 
 #[cfg(test)]
@@ -150,7 +164,7 @@ mod tests {
 
     fn sent(url: &str, is_tls: bool, proxy: Option<&str>) -> Option<String> {
         match early(&secure(), url, is_tls, proxy)? {
-            Early::ToHttps(address) => Some(address),
+            Early::ToHttps(address) | Early::ToWss(address) => Some(address),
             Early::KeyAuthorization(_) => None,
         }
     }

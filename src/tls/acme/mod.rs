@@ -4,13 +4,17 @@
 mod account;
 mod client;
 mod failure;
+mod look;
 mod order;
+mod renewal;
 
 pub use account::{Issuer, eab_key};
 pub use client::{ClientError, IssuerClient};
 pub use failure::{Failure, FailureKind};
 pub use instant_acme::Account;
+pub use look::{Looks, Seen, ask, listens};
 pub use order::{Obtained, OrderError, Question, Stage, Wanted, obtain};
+pub use renewal::{Suggested, renewal_of};
 
 use std::sync::Arc;
 
