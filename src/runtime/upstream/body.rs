@@ -23,7 +23,8 @@ pub struct RequestBody {
     /// At most so many bytes more; a client that sends more is cut off.
     left: Option<u64>,
     progress: Option<Arc<Progress>>,
-    patience: Option<Patience>,
+    /// Boxed: most requests have no body.
+    patience: Option<Box<Patience>>,
 }
 
 /// How long its client is waited for.
@@ -113,7 +114,8 @@ impl RequestBody {
     #[must_use]
     pub fn patient(mut self, silence: Duration, slowest: Slowest) -> Self {
         if self.incoming.is_some() {
-            self.patience = Some(Patience { silence, slowest, pace: Pace::default(), alarm: None });
+            let patience = Patience { silence, slowest, pace: Pace::default(), alarm: None };
+            self.patience = Some(Box::new(patience));
         }
         self
     }
