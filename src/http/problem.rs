@@ -215,6 +215,36 @@ impl Problem {
     }
 }
 
+/// What is told to bytes that were no request, or to a connection, by whoever sees them: hyper, its guard, the thread
+/// that takes connections. Each writes it bare; here is what it counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unasked {
+    Unreadable,
+    TooLarge,
+    Late,
+    NoRoom,
+}
+
+impl Unasked {
+    pub fn status(self) -> u16 {
+        let status = match self {
+            Self::Unreadable => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Late => StatusCode::REQUEST_TIMEOUT,
+            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        status.as_u16()
+    }
+
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Unreadable | Self::Late => "INVALID_REQUEST",
+            Self::TooLarge => "REQUEST_TOO_LARGE",
+            Self::NoRoom => "OVERLOADED",
+        }
+    }
+}
+
 /// Why the edge refused a request, as an answer: a page for browsers, JSON for programs.
 pub fn refuse(id: &RequestId, wants_page: bool, refusal: EdgeRefusal) -> http::Response<Bytes> {
     let problem = Problem::from(refusal);

@@ -255,15 +255,6 @@ impl Wire {
         tokio::time::timeout(PATIENCE / 4, reading).await.is_ok()
     }
 
-    /// Reads to the connection's end: how many streams were reset.
-    pub async fn resets(&mut self) -> usize {
-        let mut resets = 0;
-        while let Some(frame) = self.next().await {
-            resets += usize::from(frame.kind == RST_STREAM);
-        }
-        resets
-    }
-
     /// Whether the connection ends, whatever is said before.
     pub async fn ended_within_head(&mut self) -> bool {
         let mut rest = Vec::new();

@@ -10,6 +10,9 @@ use crate::frames::{
     Verdict, WINDOW_UPDATE, Wire, block, frame, get, request, setting,
 };
 
+/// Name and value.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
 const WHOLE: u8 = END_HEADERS | END_STREAM;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 2;
@@ -200,9 +203,8 @@ async fn header_blocks_that_break_a_rule_get_the_error_that_the_rule_names() {
     let behind = |more: &[u8]| block_of([&ask[..], more].concat());
     let with = |name: &[u8], value: &[u8]| behind(&block(&[(name, value)]));
     let pseudo = |fields: &[(&[u8], &[u8])]| block_of(block(fields));
-    let (method, scheme): ((&[u8], &[u8]), (&[u8], &[u8])) = ((b":method", b"GET"), (b":scheme", b"http"));
-    let (authority, path): ((&[u8], &[u8]), (&[u8], &[u8])) =
-        ((b":authority", rig.site.as_bytes()), (b":path", b"/"));
+    let (method, scheme): (Field, Field) = ((b":method", b"GET"), (b":scheme", b"http"));
+    let (authority, path): (Field, Field) = ((b":authority", rig.site.as_bytes()), (b":path", b"/"));
     let up = |length: &[u8], pieces: &[&[u8]]| {
         let mut bytes = request("POST", &rig.proxied, "/up");
         bytes.extend_from_slice(&block(&[(b"content-length", length)]));

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, DoorSettings, Listener, thread};
 use crate::http::edge::client::bucket;
+use crate::http::problem::Unasked;
 use crate::http::seen::{self, Bare, Seen};
 
 /// After the system could not give us a socket: it may have one again when some have ended.
@@ -166,8 +166,8 @@ impl House {
         if !is_tls && socket.set_nonblocking(true).is_ok() {
             drop(socket.write(FULL));
         }
-        let (client, status) = (Some(client.to_canonical()), StatusCode::SERVICE_UNAVAILABLE.as_u16());
-        self.seen.bare(&Bare { client, is_tls, status, code: "OVERLOADED" });
+        let client = Some(client.to_canonical());
+        self.seen.bare(&Bare { client, is_tls, what: Unasked::NoRoom });
     }
 }
 

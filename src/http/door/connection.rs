@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -22,6 +21,7 @@ use super::socket::ClientSocket;
 use super::stalls;
 use super::thread::Shared;
 use crate::http::edge::{Body, Connection};
+use crate::http::problem::Unasked;
 use crate::http::seen::{Bare, Protocol, Seen};
 use crate::runtime::upstream::Slowest;
 
@@ -132,16 +132,14 @@ fn tell(findings: &Findings, ended: &hyper::Result<()>, connection: Connection, 
     if let Some(what) = findings.unasked() {
         seen.counters.bad_request(what);
     }
-    let (status, code) = match ended {
-        _ if findings.was_late() => (StatusCode::REQUEST_TIMEOUT, "INVALID_REQUEST"),
-        Err(e) if e.is_parse_too_large() => {
-            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "REQUEST_TOO_LARGE")
-        }
-        Err(e) if e.is_parse() => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+    let what = match ended {
+        _ if findings.was_late() => Unasked::Late,
+        Err(e) if e.is_parse_too_large() => Unasked::TooLarge,
+        Err(e) if e.is_parse() => Unasked::Unreadable,
         _ => return,
     };
     let client = connection.peer.map(|peer| peer.ip().to_canonical());
-    seen.bare(&Bare { client, is_tls: connection.is_tls, status: status.as_u16(), code });
+    seen.bare(&Bare { client, is_tls: connection.is_tls, what });
 }
 
 async fn speak_http2(

@@ -377,7 +377,13 @@ impl<S: ClientSocket> AsyncWrite for Guarded<S> {
         let this = self.get_mut();
         // Inside TLS, what the client has not taken shows here.
         match Pin::new(&mut this.socket).poll_flush(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(this.look_ahead(cx)),
+            Poll::Ready(Ok(())) => {
+                if this.write_since.take().is_some() {
+                    this.taking.moved(0);
+                    this.last_write = Instant::now();
+                }
+                Poll::Ready(this.look_ahead(cx))
+            }
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
             Poll::Pending => this.taken(cx, Poll::Pending).map_ok(drop),
         }

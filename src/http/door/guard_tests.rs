@@ -50,6 +50,28 @@ async fn the_time_to_the_next_request_begins_when_an_answer_was_taken() {
     assert_eq!(guarded.read(&mut head).await.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }
 
+#[tokio::test]
+async fn who_took_an_answer_late_inside_tls_is_not_kept_for_ever() {
+    let (short, long) = (Duration::from_millis(50), Duration::from_secs(60));
+    let patience =
+        Patience { head: short, keep_alive: short, stream: long, linger: short, slowest_bytes_per_second: 0 };
+    let (mut client, socket) = tokio::io::duplex(64);
+    let bounds = Bounds { head_bytes: 1024, patience };
+    // As TLS does, it takes all that is written and hands it on when it is flushed.
+    let buffered = tokio::io::BufStream::new(socket);
+    let mut guarded = Guarded::http1(buffered, Vec::new(), bounds, Arc::default());
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut head = [0; 64];
+    assert_eq!(guarded.read(&mut head).await.unwrap(), 18);
+    guarded.write_all(&[b'x'; 100]).await.unwrap();
+    let mut space = [0; 100];
+    let (flushed, taken) = tokio::join!(guarded.flush(), client.read_exact(&mut space));
+    flushed.unwrap();
+    taken.unwrap();
+    let waiting = tokio::time::timeout(long / 6, guarded.read(&mut head)).await;
+    assert_eq!(waiting.expect("kept for ever").unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
 /// More slowly than anybody may, one byte at a time.
 const DRIP: Duration = Duration::from_millis(5);
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::test_house::*;
 use crate::domain::upstream::{HostHeader, UpstreamPolicy};
@@ -37,7 +37,10 @@ async fn a_slow_reader_gets_its_whole_answer_however_long_it_was_asked_ago() {
     let origin = origin(answer, Then::Stay).await;
     let patient = UpstreamPolicy { idle_timeout: PATIENCE, ..policy() };
     let house = house(&[origin.port], patient);
-    let mut socket = TcpStream::connect(house.address).await.unwrap();
+    // With little room of its own: else the system takes the whole answer at once, and nobody is slow.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let mut socket = socket.connect(house.address).await.unwrap();
     let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     // The small settings keep a connection without a request for one second.

@@ -107,7 +107,9 @@ pub fn write_bare(to: &mut Vec<u8>, clock: &mut Clock, bare: &Bare, at: SystemTi
         to,
         format_args!(
             "\",\"protocol\":\"\",\"tls\":{},\"method\":\"\",\"host\":\"\",\"path\":\"\",\"status\":{},\"bytes\":0,\"durationUs\":0,\"strategy\":\"none\",\"refusal\":\"{}\",\"aborted\":false}}\n",
-            bare.is_tls, bare.status, bare.code
+            bare.is_tls,
+            bare.what.status(),
+            bare.what.code()
         ),
     );
 }

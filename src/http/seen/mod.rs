@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::http::problem::Unasked;
 use counters::Kind;
 pub use counters::{Counters, Protocol};
 pub use watch::Watch;
@@ -52,8 +53,7 @@ impl Observer {
 pub struct Bare {
     pub client: Option<IpAddr>,
     pub is_tls: bool,
-    pub status: u16,
-    pub code: &'static str,
+    pub what: Unasked,
 }
 
 /// What one thread is seen with, before it runs.
@@ -104,8 +104,8 @@ impl Seen {
 
     /// Counts it, and writes a line unless there were too many in this second already.
     pub fn bare(&self, bare: &Bare) {
-        self.counters.request(Kind::Refused, bare.status, 0, 0);
-        self.counters.refused(bare.code);
+        self.counters.request(Kind::Refused, bare.what.status(), 0, 0);
+        self.counters.refused(bare.what.code());
         let Some(log) = &self.log else { return };
         let at = SystemTime::now();
         let second = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

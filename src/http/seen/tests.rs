@@ -120,7 +120,7 @@ fn what_was_no_request_is_counted_and_written_but_not_without_end() {
     let (lines, metrics) = written(|seen| {
         let client = Some("10.0.0.1".parse().unwrap());
         for _ in 0..1000 {
-            seen.bare(&Bare { client, is_tls: false, status: 503, code: "OVERLOADED" });
+            seen.bare(&Bare { client, is_tls: false, what: problem::Unasked::NoRoom });
         }
     });
     // A second may have passed meanwhile.
