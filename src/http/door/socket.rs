@@ -62,3 +62,6 @@ fn poll_writing(
 
 #[cfg(test)]
 impl ClientSocket for tokio::io::DuplexStream {}
+
+#[cfg(test)]
+impl ClientSocket for tokio::io::BufStream<tokio::io::DuplexStream> {}
