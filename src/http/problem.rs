@@ -215,8 +215,7 @@ impl Problem {
     }
 }
 
-/// What is told to bytes that were no request, or to a connection, by whoever sees them: hyper, its guard, the thread
-/// that takes connections. Each writes it bare; here is what it counts as.
+/// What hyper, the guard and the accepting thread tell what was no request; each writes it bare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unasked {
     Unreadable,
@@ -226,22 +225,14 @@ pub enum Unasked {
 }
 
 impl Unasked {
-    pub fn status(self) -> u16 {
-        let status = match self {
-            Self::Unreadable => StatusCode::BAD_REQUEST,
-            Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Late => StatusCode::REQUEST_TIMEOUT,
-            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+    pub fn told(self) -> (u16, &'static str) {
+        let (status, code) = match self {
+            Self::Unreadable => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+            Self::TooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "REQUEST_TOO_LARGE"),
+            Self::Late => (StatusCode::REQUEST_TIMEOUT, "INVALID_REQUEST"),
+            Self::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
         };
-        status.as_u16()
-    }
-
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::Unreadable | Self::Late => "INVALID_REQUEST",
-            Self::TooLarge => "REQUEST_TOO_LARGE",
-            Self::NoRoom => "OVERLOADED",
-        }
+        (status.as_u16(), code)
     }
 }
 

@@ -96,6 +96,7 @@ pub fn write(to: &mut Vec<u8>, clock: &mut Clock, watch: &Watch, took_us: u64) {
 
 /// The same fields, as far as there are any.
 pub fn write_bare(to: &mut Vec<u8>, clock: &mut Clock, bare: &Bare, at: SystemTime) {
+    let (status, code) = bare.what.told();
     to.extend_from_slice(b"{\"time\":\"");
     clock.write(to, at);
     to.extend_from_slice(b"\",\"requestId\":\"\",\"client\":\"");
@@ -107,9 +108,7 @@ pub fn write_bare(to: &mut Vec<u8>, clock: &mut Clock, bare: &Bare, at: SystemTi
         to,
         format_args!(
             "\",\"protocol\":\"\",\"tls\":{},\"method\":\"\",\"host\":\"\",\"path\":\"\",\"status\":{},\"bytes\":0,\"durationUs\":0,\"strategy\":\"none\",\"refusal\":\"{}\",\"aborted\":false}}\n",
-            bare.is_tls,
-            bare.what.status(),
-            bare.what.code()
+            bare.is_tls, status, code
         ),
     );
 }

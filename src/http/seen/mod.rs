@@ -104,8 +104,9 @@ impl Seen {
 
     /// Counts it, and writes a line unless there were too many in this second already.
     pub fn bare(&self, bare: &Bare) {
-        self.counters.request(Kind::Refused, bare.what.status(), 0, 0);
-        self.counters.refused(bare.what.code());
+        let (status, code) = bare.what.told();
+        self.counters.request(Kind::Refused, status, 0, 0);
+        self.counters.refused(code);
         let Some(log) = &self.log else { return };
         let at = SystemTime::now();
         let second = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
