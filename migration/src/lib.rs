@@ -24,6 +24,7 @@ mod m0007_domain_checks;
 mod m0008_certificates;
 mod m0009_live_changes;
 mod m0010_upstreams;
+mod m0013_host_changes;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -59,6 +60,7 @@ impl MigratorTrait for Later {
             Box::new(m0008_certificates::Migration),
             Box::new(m0009_live_changes::Migration),
             Box::new(m0010_upstreams::Migration),
+            Box::new(m0013_host_changes::Migration),
         ]
     }
 

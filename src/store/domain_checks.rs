@@ -11,7 +11,7 @@ use sea_orm::{
 };
 
 use super::domains::{DomainRow, HOLDING, SERVED};
-use super::routes::next_epoch;
+use super::hosts::host_changed;
 use super::{Store, StoreError, clock};
 use crate::domain::proof::Judgement;
 use crate::domain::{DomainId, DomainStatus, OrgScope};
@@ -160,7 +160,7 @@ impl Store {
         let was_served = SERVED.contains(&row.status.as_str());
         let row = settle(&tx, row, judgement, now).await?;
         if was_served != SERVED.contains(&row.status.as_str()) {
-            next_epoch(&tx).await?;
+            host_changed(&tx, &row, Vec::new()).await?;
         }
         tx.commit().await?;
         Ok(Written::Done(Box::new(row)))
@@ -214,7 +214,8 @@ impl Store {
         let ids: Vec<String> = custom_domain::Entity::find()
             .select_only()
             .column(Column::Id)
-            .filter(Column::Status.eq(DomainStatus::Verified.as_str()))
+            // Written out, as the index of these few rows is by this very word; a million active ones are not read.
+            .filter(Expr::cust("status = 'verified'"))
             .filter(
                 Column::ProjectId.in_subquery(
                     project_target::Entity::find()

@@ -72,7 +72,7 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
         epoch: 1,
     });
     tables.workers_are_at(1);
-    tables.hosts_are_loaded();
+    tables.hosts_are_at(1);
     let edge = EdgeState {
         tables: Arc::new(tables),
         rules: Arc::new(HostRules::new("libra.localhost", &[], &[]).unwrap()),
