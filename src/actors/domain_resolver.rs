@@ -137,11 +137,8 @@ async fn look(parts: &ActorParts, known: &mut Known) -> Result<(), StoreError> {
         let started = Instant::now();
         read_all(parts).await?;
         // What changed meanwhile is read once more, as a change.
-        known.read = Some(Read {
-            next: HostCursor::behind(marks.epoch),
-            unmarked: marks.unmarked,
-            missed: false,
-        });
+        known.read =
+            Some(Read { next: HostCursor::behind(marks.epoch), unmarked: marks.unmarked, missed: false });
         known.rests_until = Some(Instant::now() + started.elapsed() * REST);
         parts.tables.hosts_are_at(u64::try_from(marks.epoch).unwrap_or(0));
     }
@@ -184,7 +181,11 @@ async fn read_changes(parts: &ActorParts, read: &mut Read) -> Result<(), StoreEr
             }
         }
         if !page.names.is_empty() {
-            tracing::debug!(names = page.names.len(), epoch = page.marks.epoch, "changed custom domains were read");
+            tracing::debug!(
+                names = page.names.len(),
+                epoch = page.marks.epoch,
+                "changed custom domains were read"
+            );
         }
         read.next = page.next;
         if page.is_last {

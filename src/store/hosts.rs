@@ -5,10 +5,12 @@
 use std::collections::HashMap;
 
 use entity::{custom_domain, host_change, project, route_epoch};
-use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, JoinType, OnConflict, Order, Query, SelectStatement};
+use sea_orm::sea_query::{
+    Alias, Condition, Expr, ExprTrait, JoinType, OnConflict, Order, Query, SelectStatement,
+};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
-    QueryResult, QuerySelect,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter,
+    QueryOrder, QueryResult, QuerySelect,
 };
 
 use super::domains::{DomainRow, SERVED};
@@ -165,9 +167,7 @@ impl Store {
         let mut served = served.collect::<Result<HashMap<_, _>, _>>()?;
         let is_last = (page.len() as u64) < limit;
         let next = match page.last() {
-            Some(last) if !is_last => {
-                HostCursor { epoch: last.route_epoch, hostname: last.hostname.clone() }
-            }
+            Some(last) if !is_last => HostCursor { epoch: last.route_epoch, hostname: last.hostname.clone() },
             _ => HostCursor::behind(marks.epoch),
         };
         let names = page.into_iter().map(|change| {
@@ -238,5 +238,5 @@ fn served_of(row: &QueryResult) -> Result<ServedDomain, StoreError> {
     })
 }
 
-
-
+#[cfg(test)]
+mod tests;

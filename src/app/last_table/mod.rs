@@ -35,7 +35,8 @@ pub async fn publish(
 ) -> bool {
     let (place, hosts) = (path.to_owned(), Arc::clone(tables));
     // Nothing answers from the table before it is complete.
-    let read = tokio::task::spawn_blocking(move || file::read(&place, |line| publish_host(&hosts, line))).await;
+    let read =
+        tokio::task::spawn_blocking(move || file::read(&place, |line| publish_host(&hosts, line))).await;
     let table = match read.map_err(std::io::Error::other).and_then(|read| read) {
         Ok(table) => table,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return false,
