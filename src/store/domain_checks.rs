@@ -216,16 +216,7 @@ impl Store {
             .column(Column::Id)
             // Written out, as the index of these few rows is by this very word; a million active ones are not read.
             .filter(Expr::cust("status = 'verified'"))
-            .filter(
-                Column::ProjectId.in_subquery(
-                    project_target::Entity::find()
-                        .select_only()
-                        .column(project_target::Column::ProjectId)
-                        .filter(project_target::Column::Target.eq("production"))
-                        .filter(project_target::Column::LiveVersionId.is_not_null())
-                        .into_query(),
-                ),
-            )
+            .filter(has_live())
             .limit(limit)
             .into_tuple()
             .all(&self.read)
@@ -241,6 +232,19 @@ impl Store {
             .await?;
         Ok(changed.rows_affected)
     }
+}
+
+/// That the domain's project has something live: asked for each of few domains, not for all projects.
+fn has_live() -> Expr {
+    use sea_orm::sea_query::ExprTrait;
+    let project = Expr::col((project_target::Entity, project_target::Column::ProjectId));
+    let live = project_target::Entity::find()
+        .select_only()
+        .column(project_target::Column::ProjectId)
+        .filter(project.equals((custom_domain::Entity, Column::ProjectId)))
+        .filter(project_target::Column::Target.eq("production"))
+        .filter(project_target::Column::LiveVersionId.is_not_null());
+    Expr::exists(live.into_query())
 }
 
 /// Makes the name free for `row`, if whoever holds it has lost its proof. Answers whether it is free.

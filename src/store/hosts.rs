@@ -181,16 +181,18 @@ impl Store {
     pub async fn host_forget(&self, age_ms: i64, limit: u64) -> Result<Forgotten, StoreError> {
         use host_change::Column::{ChangedAt, RouteEpoch};
         let old = self.now().await? - age_ms;
-        let epochs: Vec<i64> = host_change::Entity::find()
+        // The oldest ones alone: that none of them is due is found out by reading a page, not the table.
+        let oldest: Vec<(i64, i64)> = host_change::Entity::find()
             .select_only()
-            .column(RouteEpoch)
+            .columns([RouteEpoch, ChangedAt])
             .order_by_asc(RouteEpoch)
-            .filter(ChangedAt.lt(old))
             .limit(limit)
             .into_tuple()
             .all(&self.read)
             .await?;
-        let Some(last) = epochs.last().copied() else { return Ok(Forgotten { marks: 0, is_more: false }) };
+        let due: Vec<i64> =
+            oldest.into_iter().take_while(|(_, at)| *at < old).map(|(epoch, _)| epoch).collect();
+        let Some(last) = due.last().copied() else { return Ok(Forgotten { marks: 0, is_more: false }) };
         let tx = self.begin().await?;
         // First, as by every writer of marks: the row of the epoch is their lock.
         route_epoch::Entity::update_many()
@@ -201,7 +203,7 @@ impl Store {
             .await?;
         let done = host_change::Entity::delete_many().filter(RouteEpoch.lte(last)).exec(&tx).await?;
         tx.commit().await?;
-        Ok(Forgotten { marks: done.rows_affected, is_more: epochs.len() as u64 == limit })
+        Ok(Forgotten { marks: done.rows_affected, is_more: due.len() as u64 == limit })
     }
 }
 
