@@ -16,6 +16,7 @@ pub mod deployment;
 pub mod deployment_event;
 pub mod deployment_step;
 pub mod edge_node;
+pub mod host_change;
 pub mod idempotency_key;
 pub mod live_change;
 pub mod membership;

@@ -8,6 +8,12 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: i32,
     pub epoch: i64,
+    /// The last epoch that was taken by a program that marks what it changes.
+    pub marked_epoch: i64,
+    /// Epochs below it that were taken by one that does not.
+    pub unmarked: i64,
+    /// Up to here changes of hosts were forgotten.
+    pub forgotten_epoch: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -27,6 +27,7 @@ mod m0010_upstreams;
 mod m0011_kept_answers;
 mod m0012_upstream_ca;
 mod m0013_renewal_info;
+mod m0014_host_changes;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -65,6 +66,7 @@ impl MigratorTrait for Later {
             Box::new(m0011_kept_answers::Migration),
             Box::new(m0012_upstream_ca::Migration),
             Box::new(m0013_renewal_info::Migration),
+            Box::new(m0014_host_changes::Migration),
         ]
     }
 

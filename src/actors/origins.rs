@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::Settings;
 use crate::control::upstreams::{self, origin_rule};
-use crate::routing::{Live, Tables, WorkerRoute};
+use crate::routing::{Live, Tables};
 use crate::runtime::upstream::{self, MayConnect, Parts, Reuse, Upstream};
 use crate::store::upstreams::UpstreamRow;
 use crate::tls::{client_config, trusting_nobody};
@@ -52,20 +52,6 @@ pub fn upstream_of(settings: &Settings, tables: &Tables, worker: &str, row: &Ups
     }));
     upstream::watch(&upstream);
     upstream
-}
-
-/// Tells the sockets of the upstream that `before` led to, unless `now` leads there too: they stay for the drain time.
-pub fn retire(before: Option<&WorkerRoute>, now: Option<&WorkerRoute>) {
-    let upstream = |route: Option<&WorkerRoute>| match route.map(|route| &route.live) {
-        Some(Live::Upstream(upstream)) => Some(Arc::clone(upstream)),
-        _ => None,
-    };
-    let (before, now) = (upstream(before), upstream(now));
-    if let Some(before) = before
-        && now.is_none_or(|now| !Arc::ptr_eq(&before, &now))
-    {
-        before.retire();
-    }
 }
 
 /// Where the authorities can't be used, which registering made sure of, nobody is trusted in their place.

@@ -210,9 +210,23 @@ async fn leftovers(parts: &ActorParts) {
     if let Err(e) = store.idempotency_forget(now_ms()).await {
         tracing::warn!(error = %e, "old idempotency keys could not be forgotten");
     }
+    if let Err(e) = forget_changes(parts).await {
+        tracing::warn!(error = %e, "old marks of changed hosts could not be forgotten");
+    }
     if let Err(e) = remove_retired(parts).await {
         tracing::warn!(error = %e, "retired versions could not be removed");
     }
+}
+
+/// Marks of changed hosts that every server has read long since.
+async fn forget_changes(parts: &ActorParts) -> Result<(), StoreError> {
+    let control = &parts.pipeline.control;
+    let kept_ms = i64::try_from(control.settings.routes.changes_kept_hours * 3_600_000).unwrap_or(i64::MAX);
+    let mut is_more = true;
+    while is_more && !parts.draining.is_cancelled() {
+        is_more = control.store.host_forget(kept_ms, control.settings.sweep.batch).await?.is_more;
+    }
+    Ok(())
 }
 
 /// Here and at remote providers. Without the record nobody knows what other servers use there.

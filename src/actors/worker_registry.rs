@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
-use super::origins::{retire, upstream_of};
+use super::origins::upstream_of;
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::Digest;
 use crate::routing::{Live, Split, WorkerRoute};
@@ -129,14 +129,7 @@ async fn refresh(parts: &ActorParts, mut book: Book) -> Result<Book, String> {
     let whole = (book.epoch == 0).then(|| Named::of(&changes));
     apply(parts, &mut book, changes).await?;
     if let Some(named) = whole {
-        let stays = |name: &str| {
-            let named = named.workers.contains(name);
-            if !named {
-                retire(parts.tables.worker(name).as_deref(), None);
-            }
-            named
-        };
-        parts.tables.retain_workers(stays, |l| named.previews.contains(l));
+        parts.tables.retain_workers(|w| named.workers.contains(w), |l| named.previews.contains(l));
     }
     parts.tables.workers_are_at(u64::try_from(book.epoch).unwrap_or(0));
     Ok(book)
@@ -197,7 +190,6 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
     for (worker, row) in &live {
         match live_of(parts, &loaded, row).await {
             Ok(live) => {
-                let before = parts.tables.worker(worker);
                 parts.tables.publish_worker(WorkerRoute {
                     worker: worker.as_str().into(),
                     org_id: row.org_id.as_str().into(),
@@ -205,7 +197,6 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
                     live,
                     epoch: u64::try_from(row.route_epoch).unwrap_or(0),
                 });
-                retire(before.as_deref(), parts.tables.worker(worker).as_deref());
             }
             // What was live stays live until its successor can be served.
             Err(_) => {

@@ -77,7 +77,7 @@ fn measure(args: &Args) -> Result<String, Box<dyn std::error::Error>> {
         tables.publish_host(&format!("www.customer-{number}.example"), &to);
     }
     tables.workers_are_at(1);
-    tables.hosts_are_loaded();
+    tables.hosts_are_at(1);
     let bytes = resident_bytes()?.saturating_sub(before);
     let (hit_ns, miss_ns) = lookups(&tables, &rules, args.hosts, workers);
     let times = changes(&tables, &rules, &version, workers, args.changes);

@@ -46,6 +46,11 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     demand(s.start.wait_seconds <= 3600, "start.wait_seconds", "must be 0 to 3600");
     demand(s.start.notice_seconds >= 1, "start.notice_seconds", "must be at least 1");
     demand((1..=3600).contains(&s.routes.file_seconds), "routes.file_seconds", "must be 1 to 3600");
+    demand(
+        (1..=8_760).contains(&s.routes.changes_kept_hours),
+        "routes.changes_kept_hours",
+        "must be 1 to 8760 (a year)",
+    );
     demand(s.start.retry_ms >= 10, "start.retry_ms", "must be at least 10");
     demand((1..=64).contains(&s.pipeline.concurrency), "pipeline.concurrency", "must be 1 to 64");
     demand(s.pipeline.heartbeat_seconds >= 1, "pipeline.heartbeat_seconds", "must be at least 1");

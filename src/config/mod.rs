@@ -84,6 +84,7 @@ pub struct Start {
 #[serde(deny_unknown_fields)]
 pub struct Routes {
     pub file_seconds: u64,
+    pub changes_kept_hours: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
 use papaya::HashMap;
 
 use crate::domain::worker_name::looks_like_preview;
@@ -13,6 +12,15 @@ use crate::routing::host::{HostClass, HostRules};
 use crate::routing::refusal::EdgeRefusal;
 use crate::runtime::SiteVersion;
 use crate::runtime::upstream::Upstream;
+
+use hosts::Hosts;
+use slots::Slots;
+
+pub use slots::Slot;
+
+mod hosts;
+mod name;
+mod slots;
 
 /// One Worker and what it serves now. Immutable; a change puts another one into the Worker's slot.
 #[derive(Debug, Clone)]
@@ -46,17 +54,6 @@ pub struct Split {
     pub percent: u8,
 }
 
-/// The place of one Worker. Custom domains point at it, so that a switch needs no second change.
-#[derive(Debug)]
-pub struct Slot(ArcSwap<WorkerRoute>);
-
-impl Slot {
-    /// What the Worker serves at this moment.
-    pub fn route(&self) -> Arc<WorkerRoute> {
-        self.0.load_full()
-    }
-}
-
 /// What a proved custom domain leads to. Domains that are pending or failed are not in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CustomHost {
@@ -64,15 +61,6 @@ pub enum CustomHost {
     /// To another domain of the same project, such as `www` to the bare name.
     Redirect(Arc<str>),
     /// The project is switched off.
-    Inactive,
-}
-
-#[derive(Debug)]
-enum CustomEntry {
-    /// The Worker is known: its slot.
-    Slot(Arc<Slot>),
-    Redirect(Arc<str>),
-    /// The project is switched off, or has no Worker in the table yet.
     Inactive,
 }
 
@@ -111,11 +99,13 @@ pub enum Target {
 /// The tables as the requests of this process see them.
 #[derive(Debug, Default)]
 pub struct Tables {
-    workers: HashMap<Box<str>, Arc<Slot>>,
+    workers: Slots,
     previews: HashMap<Box<str>, Arc<SiteVersion>>,
-    hosts: HashMap<Box<str>, CustomEntry>,
+    hosts: Hosts,
     /// Grows with every change of the routes, the same on every node.
     epoch: AtomicU64,
+    /// Up to here the changes of custom domains are in the table.
+    hosts_epoch: AtomicU64,
     workers_loaded: AtomicBool,
     hosts_loaded: AtomicBool,
     /// Both hold the table that an earlier run of this server kept, until the record is read.
@@ -130,15 +120,7 @@ impl Tables {
     /// Puts a Worker's route in place, for every thread at once. An older change never replaces a newer one,
     /// whoever sends it how late.
     pub fn publish_worker(&self, route: WorkerRoute) -> Published {
-        let (name, epoch, route) = (Arc::clone(&route.worker), route.epoch, Arc::new(route));
-        let workers = self.workers.pin();
-        let fresh = || Arc::new(Slot(ArcSwap::from(Arc::clone(&route))));
-        let slot = workers.get_or_insert_with((&*name).into(), fresh);
-        // An insertion that was ours has put the route in place already; doing it again changes nothing.
-        let previous = slot
-            .0
-            .rcu(|current| if current.epoch > epoch { Arc::clone(current) } else { Arc::clone(&route) });
-        if previous.epoch > epoch { Published::Outdated } else { Published::Current }
+        self.workers.publish(route)
     }
 
     pub fn publish_preview(&self, label: &str, version: Arc<SiteVersion>) {
@@ -149,15 +131,16 @@ impl Tables {
         self.previews.pin().remove(label);
     }
 
-    /// Drops the Workers and previews that a whole reading of the record did not name.
+    /// Drops the Workers and previews that a whole reading of the record did not name: no domain reaches them any
+    /// more, and what is open to an upstream's origins ends as after a switch.
     pub fn retain_workers(&self, worker: impl Fn(&str) -> bool, preview: impl Fn(&str) -> bool) {
-        self.workers.pin().retain(|name, _| worker(name));
+        self.workers.retain(worker);
         self.previews.pin().retain(|label, _| preview(label));
     }
 
     /// The route of this moment, to build the next one from.
     pub fn worker(&self, name: &str) -> Option<Arc<WorkerRoute>> {
-        self.workers.pin().get(name).map(|slot| slot.route())
+        self.workers.route(name)
     }
 
     pub fn has_preview(&self, label: &str) -> bool {
@@ -170,11 +153,7 @@ impl Tables {
 
     /// Where a custom domain leads: the Worker's route of this moment, another domain, or nowhere.
     pub fn custom_domain(&self, host: &str) -> Option<CustomDomain> {
-        Some(match self.hosts.pin().get(host)? {
-            CustomEntry::Slot(slot) => CustomDomain::Worker(slot.route()),
-            CustomEntry::Redirect(to) => CustomDomain::Redirect(Arc::clone(to)),
-            CustomEntry::Inactive => CustomDomain::Inactive,
-        })
+        self.hosts.get(host)
     }
 
     pub fn workers_loaded(&self) -> bool {
@@ -187,31 +166,29 @@ impl Tables {
         self.workers_loaded.store(true, Ordering::Release);
     }
 
-    /// Puts a custom domain in place; false where it leads to a Worker that the table does not know yet. It counts as
-    /// inactive then, until it is published again.
-    pub fn publish_host(&self, host: &str, to: &CustomHost) -> bool {
-        let (entry, is_placed) = match to {
-            CustomHost::Worker(worker) => match self.workers.pin().get(&**worker) {
-                Some(slot) => (CustomEntry::Slot(Arc::clone(slot)), true),
-                None => (CustomEntry::Inactive, false),
-            },
-            CustomHost::Redirect(target) => (CustomEntry::Redirect(Arc::clone(target)), true),
-            CustomHost::Inactive => (CustomEntry::Inactive, true),
-        };
-        self.hosts.pin().insert(host.into(), entry);
-        is_placed
+    /// Puts a custom domain in place. Where it leads to a Worker that the table does not know yet, it counts as
+    /// inactive until that one is published.
+    pub fn publish_host(&self, host: &str, to: &CustomHost) {
+        self.hosts.publish(&self.workers, host, to);
     }
 
     pub fn remove_host(&self, host: &str) {
-        self.hosts.pin().remove(host);
+        self.hosts.remove(host);
     }
 
-    /// Drops the domains that a whole reading of the record did not name.
-    pub fn retain_hosts(&self, host: impl Fn(&str) -> bool) {
-        self.hosts.pin().retain(|name, _| host(name));
+    /// A reading of the whole record begins: until its end, every domain that it names is published.
+    pub fn hosts_reading_begins(&self) {
+        self.hosts.begin_reading();
     }
 
-    pub fn hosts_are_loaded(&self) {
+    /// Drops the domains that the reading did not name, and answers how many.
+    pub fn hosts_reading_ends(&self) -> usize {
+        self.hosts.end_reading()
+    }
+
+    /// What was published up to here makes this epoch of the custom domains.
+    pub fn hosts_are_at(&self, epoch: u64) {
+        self.hosts_epoch.store(epoch, Ordering::Release);
         self.hosts_loaded.store(true, Ordering::Release);
     }
 
@@ -235,6 +212,15 @@ impl Tables {
         self.epoch.load(Ordering::Acquire)
     }
 
+    pub fn hosts_epoch(&self) -> u64 {
+        self.hosts_epoch.load(Ordering::Acquire)
+    }
+
+    /// Gives every custom domain with where it leads, in no order; stops at the first error.
+    pub fn each_host<E>(&self, each: impl FnMut(&str, CustomHost) -> Result<(), E>) -> Result<(), E> {
+        self.hosts.each(each)
+    }
+
     /// How many Workers, previews and custom domains are known.
     pub fn counts(&self) -> Counts {
         Counts { workers: self.workers.len(), previews: self.previews.len(), hosts: self.hosts.len() }
@@ -256,8 +242,7 @@ impl Tables {
         }
         // Read first: what is published after it may be newer than this epoch, never older.
         let epoch = self.epoch();
-        if let Some(slot) = self.workers.pin().get(label) {
-            let route = slot.route();
+        if let Some(route) = self.workers.route(label) {
             return match route.live {
                 Live::Nothing => Err(EdgeRefusal::WorkerNotFound),
                 _ => Ok(Resolved { epoch: epoch.max(route.epoch), target: Target::Worker(route) }),
@@ -276,20 +261,14 @@ impl Tables {
             return Err(EdgeRefusal::TableNotLoaded);
         }
         let epoch = self.epoch();
-        let hosts = self.hosts.pin();
-        match hosts.get(host) {
+        match self.hosts.get(host) {
             None => Err(EdgeRefusal::CustomDomainNotFound),
-            Some(CustomEntry::Inactive) => Err(EdgeRefusal::CustomDomainInvalid),
-            Some(CustomEntry::Redirect(to)) => {
-                Ok(Resolved { target: Target::Redirect(Arc::clone(to)), epoch })
-            }
-            Some(CustomEntry::Slot(slot)) => {
-                let route = slot.route();
-                match route.live {
-                    Live::Nothing => Err(EdgeRefusal::CustomDomainInvalid),
-                    _ => Ok(Resolved { epoch: epoch.max(route.epoch), target: Target::Worker(route) }),
-                }
-            }
+            Some(CustomDomain::Inactive) => Err(EdgeRefusal::CustomDomainInvalid),
+            Some(CustomDomain::Redirect(to)) => Ok(Resolved { target: Target::Redirect(to), epoch }),
+            Some(CustomDomain::Worker(route)) => match route.live {
+                Live::Nothing => Err(EdgeRefusal::CustomDomainInvalid),
+                _ => Ok(Resolved { epoch: epoch.max(route.epoch), target: Target::Worker(route) }),
+            },
         }
     }
 }

@@ -9,8 +9,8 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect,
 };
 
+use super::hosts::{host_changed, leading_to};
 use super::link::recording_alone;
-use super::routes::next_epoch;
 use super::{Store, StoreError, clock};
 use crate::domain::{DomainId, DomainStatus, OrgScope, ProjectId, id};
 
@@ -22,16 +22,6 @@ use custom_domain::Column;
 pub(super) const SERVED: [&str; 2] = ["verified", "active"];
 /// The statuses of which a name has one at most, by an index.
 pub(super) const HOLDING: [&str; 3] = ["verified", "active", "quarantined"];
-
-/// A host name that is served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServedDomain {
-    pub hostname: String,
-    pub worker_name: String,
-    /// Another served domain of the same project, to which requests are sent on.
-    pub redirect_to: Option<String>,
-    pub project_active: bool,
-}
 
 /// A claim to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,29 +180,6 @@ async fn revive(
 }
 
 impl Store {
-    /// Every host name that is served, each with its project's Worker.
-    pub async fn domain_served(&self) -> Result<Vec<ServedDomain>, StoreError> {
-        let rows = custom_domain::Entity::find().filter(Column::Status.is_in(SERVED)).all(&self.read).await?;
-        let mut projects: HashMap<String, (String, bool)> = HashMap::new();
-        for batch in rows.chunks(1_000) {
-            let found = project::Entity::find()
-                .filter(project::Column::Id.is_in(batch.iter().map(|d| d.project_id.clone())))
-                .all(&self.read)
-                .await?;
-            projects.extend(found.into_iter().map(|p| (p.id, (p.worker_name, p.status == "active"))));
-        }
-        let names: HashSet<(&str, &str)> =
-            rows.iter().map(|d| (d.project_id.as_str(), d.hostname.as_str())).collect();
-        let served = rows.iter().filter_map(|d| {
-            let (worker_name, project_active) = projects.get(&d.project_id)?.clone();
-            // Nobody is sent to a name that is not proved to be the project's.
-            let proved = |to: &&String| names.contains(&(d.project_id.as_str(), to.as_str()));
-            let redirect_to = d.redirect_to.as_ref().filter(proved).cloned();
-            Some(ServedDomain { hostname: d.hostname.clone(), worker_name, redirect_to, project_active })
-        });
-        Ok(served.collect())
-    }
-
     /// The domain that serves `hostname` or would, and its project's Worker.
     pub async fn domain_owned(&self, hostname: &str) -> Result<Option<(DomainRow, String)>, StoreError> {
         let found = custom_domain::Entity::find()
@@ -304,6 +271,7 @@ impl Store {
                 tx.rollback().await?;
                 return Ok(None);
             };
+            let redirects = leading_to(&tx, &row.project_id, &row.hostname).await?;
             custom_domain::Entity::update_many()
                 .col_expr(Column::RedirectTo, Expr::value(Option::<String>::None))
                 .filter(Column::ProjectId.eq(&row.project_id))
@@ -312,7 +280,7 @@ impl Store {
                 .await?;
             custom_domain::Entity::delete_by_id(id.as_str()).exec(&tx).await?;
             if SERVED.contains(&row.status.as_str()) {
-                next_epoch(&tx).await?;
+                host_changed(&tx, &row, redirects).await?;
             }
             tx.commit().await?;
             Ok(Some(row))
@@ -353,7 +321,7 @@ async fn claim_in(
             .exec(tx)
             .await?;
         if SERVED.contains(&row.status.as_str()) {
-            next_epoch(tx).await?;
+            host_changed(tx, &row, Vec::new()).await?;
         }
     }
     Ok(if is_new { Claimed::New(row) } else { Claimed::Known(row) })

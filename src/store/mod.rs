@@ -20,6 +20,7 @@ pub mod domain_checks;
 pub mod domains;
 pub mod edges;
 pub mod events;
+pub mod hosts;
 pub mod idempotency;
 pub mod issuing;
 pub mod journal;

@@ -48,10 +48,16 @@ pub struct RouteChanges {
 }
 
 /// Raises the epoch and answers it. Writers hold the row until they commit, so epochs become
-/// visible in order and a reader that saw one has seen all before it.
+/// visible in order and a reader that saw one has seen all before it. Who raises it by a program that knows
+/// nothing of marks, or by hand, is counted by the next one that does.
 pub(super) async fn next_epoch(tx: &DatabaseTransaction) -> Result<i64, StoreError> {
+    use route_epoch::Column;
+    let next = || Expr::col(Column::Epoch).add(1);
+    let strangers = Expr::col(Column::Epoch).sub(Expr::col(Column::MarkedEpoch));
     route_epoch::Entity::update_many()
-        .col_expr(route_epoch::Column::Epoch, Expr::col(route_epoch::Column::Epoch).add(1))
+        .col_expr(Column::Unmarked, Expr::col(Column::Unmarked).add(strangers))
+        .col_expr(Column::MarkedEpoch, next())
+        .col_expr(Column::Epoch, next())
         .filter(route_epoch::Column::Id.eq(1))
         .exec(tx)
         .await?;

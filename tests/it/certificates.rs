@@ -62,7 +62,8 @@ pub async fn domain(app: &TestApp, hostname: &str, status: &str) -> String {
     let id = uuid::Uuid::new_v4().simple();
     app.change(&format!(
         "INSERT INTO custom_domain (id, org_id, project_id, hostname, status, token, created_at, verified_at) \
-         VALUES ('{id}', '{}', '{project}', '{hostname}', '{status}', 'token', 1, 1)",
+         VALUES ('{id}', '{}', '{project}', '{hostname}', '{status}', 'token', 1, 1); \
+         UPDATE route_epoch SET epoch = epoch + 1",
         app.org
     ));
     project

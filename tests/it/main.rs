@@ -47,6 +47,7 @@ mod cluster;
 mod database;
 mod dead_letters;
 mod disk;
+mod domain_changes;
 mod domain_claims;
 mod domains;
 mod draining;

@@ -2,7 +2,7 @@
 //! their number and digest. Never leaves half a file in place, and never gives anything of a file that is not whole.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -18,13 +18,12 @@ const OWNER: &str = "libra routes";
 /// What a killed process left of a write is removed after this.
 const LEFTOVER: Duration = Duration::from_secs(60 * 60);
 
-/// Everything that the tables are built from.
+/// What the Worker table is built from. Hosts are a hundred times as many: they pass one by one.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct LastTable {
     pub epoch: i64,
     pub workers: Vec<LiveRow>,
     pub versions: Vec<VersionLine>,
-    pub hosts: Vec<HostLine>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,13 +83,17 @@ pub struct End {
     sha256: String,
 }
 
-/// Puts the table in the file's place: whole and durable, or not at all. Blocking.
-pub fn write(path: &Path, table: &LastTable) -> io::Result<()> {
+/// Puts the table in the file's place: whole and durable, or not at all. `hosts` puts each of them. Blocking.
+pub fn write(
+    path: &Path,
+    table: &LastTable,
+    hosts: impl FnOnce(&mut Lines) -> io::Result<()>,
+) -> io::Result<()> {
     replace(path, |lines| {
         lines.put(&Out::Head(&Head { owner: OWNER.into(), format: FORMAT, epoch: table.epoch }))?;
         table.workers.iter().try_for_each(|row| lines.put(&Out::Worker(row)))?;
         table.versions.iter().try_for_each(|row| lines.put(&Out::Version(row)))?;
-        table.hosts.iter().try_for_each(|row| lines.put(&Out::Host(row)))?;
+        hosts(lines)?;
         let end = lines.end();
         lines.put(&Out::End(&end))
     })
@@ -123,6 +126,10 @@ pub struct Lines {
 }
 
 impl Lines {
+    pub fn host(&mut self, line: &HostLine) -> io::Result<()> {
+        self.put(&Out::Host(line))
+    }
+
     pub fn put(&mut self, line: &impl Serialize) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
@@ -143,10 +150,25 @@ impl End {
     }
 }
 
-/// Reads a whole file. Blocking.
-pub fn read(path: &Path) -> io::Result<LastTable> {
+/// Reads a whole file; `host` gets each host after everything was found to be sound. Blocking.
+pub fn read(path: &Path, mut host: impl FnMut(HostLine)) -> io::Result<LastTable> {
+    // Whoever writes meanwhile puts another file in place of this one.
     let mut file = BufReader::new(File::open(path)?);
-    let (mut table, mut digest, mut count) = (None::<LastTable>, Sha256::new(), 0_u64);
+    scan(&mut file, |_| {})?;
+    file.rewind()?;
+    let mut table = LastTable::default();
+    table.epoch = scan(&mut file, |line| match line {
+        Line::Worker(row) => table.workers.push(*row),
+        Line::Version(row) => table.versions.push(row),
+        Line::Host(row) => host(row),
+        Line::Head(_) | Line::End(_) => {}
+    })?;
+    Ok(table)
+}
+
+/// Answers the epoch of a sound file.
+fn scan(file: &mut BufReader<File>, mut each: impl FnMut(Line)) -> io::Result<i64> {
+    let (mut epoch, mut digest, mut count) = (None, Sha256::new(), 0_u64);
     let mut text = Vec::new();
     loop {
         text.clear();
@@ -154,18 +176,15 @@ pub fn read(path: &Path) -> io::Result<LastTable> {
             return Err(damaged("it has no end"));
         }
         let line = serde_json::from_slice(&text).map_err(|_| damaged("a line can't be read"))?;
-        match (line, &mut table) {
+        match (line, epoch) {
             (Line::Head(head), None) if head.owner == OWNER && head.format == FORMAT => {
-                table = Some(LastTable { epoch: head.epoch, ..LastTable::default() });
+                epoch = Some(head.epoch);
             }
             (Line::Head(_), None) => return Err(damaged("it is of another form")),
-            (Line::Worker(row), Some(table)) => table.workers.push(*row),
-            (Line::Version(row), Some(table)) => table.versions.push(row),
-            (Line::Host(row), Some(table)) => table.hosts.push(row),
-            (Line::End(end), Some(_)) => {
-                let sound = end.fits(count, digest);
-                return table.filter(|_| sound).ok_or_else(|| damaged("its digest differs"));
+            (Line::End(end), Some(epoch)) => {
+                return if end.fits(count, digest) { Ok(epoch) } else { Err(damaged("its digest differs")) };
             }
+            (line @ (Line::Worker(_) | Line::Version(_) | Line::Host(_)), Some(_)) => each(line),
             _ => return Err(damaged("a line is out of place")),
         }
         digest.update(&text);
@@ -202,7 +221,7 @@ mod tests {
     use super::*;
     use crate::store::routes::SplitRow;
 
-    fn table() -> LastTable {
+    fn table() -> (LastTable, Vec<HostLine>) {
         let row = LiveRow {
             project_id: "p".into(),
             org_id: "o".into(),
@@ -225,7 +244,18 @@ mod tests {
             to(LeadsTo::Redirect("a.b".into())),
             to(LeadsTo::Inactive),
         ];
-        LastTable { epoch: 9, workers: vec![row], versions: vec![version], hosts }
+        (LastTable { epoch: 9, workers: vec![row], versions: vec![version] }, hosts)
+    }
+
+    fn put(path: &Path, (table, hosts): &(LastTable, Vec<HostLine>)) {
+        write(path, table, |lines| hosts.iter().try_for_each(|host| lines.host(host))).unwrap();
+    }
+
+    fn got(path: &Path) -> io::Result<(LastTable, Vec<HostLine>)> {
+        let mut hosts = Vec::new();
+        let read = read(path, |host| hosts.push(host));
+        assert!(read.is_ok() || hosts.is_empty(), "something was given of a file that is not sound");
+        Ok((read?, hosts))
     }
 
     #[test]
@@ -233,9 +263,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("routes.jsonl");
-        write(&path, &LastTable::default()).unwrap();
-        write(&path, &table()).unwrap();
-        assert_eq!(read(&path).unwrap(), table());
+        put(&path, &(LastTable::default(), Vec::new()));
+        put(&path, &table());
+        assert_eq!(got(&path).unwrap(), table());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
     }
@@ -244,15 +274,15 @@ mod tests {
     fn no_byte_can_be_changed_and_no_end_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("routes.jsonl");
-        write(&path, &table()).unwrap();
+        put(&path, &table());
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() - 1 {
             let mut changed = whole.clone();
             changed[at] ^= 1;
             fs::write(&path, &changed).unwrap();
-            assert!(read(&path).is_err(), "byte {at} was changed");
+            assert!(got(&path).is_err(), "byte {at} was changed");
             fs::write(&path, &whole[..at]).unwrap();
-            assert!(read(&path).is_err(), "cut at {at}");
+            assert!(got(&path).is_err(), "cut at {at}");
         }
     }
 
@@ -262,8 +292,8 @@ mod tests {
         let path = folder.path().join("routes.jsonl");
         for text in ["", "{}\n", "hello\n", r#"{"head":{"owner":"libra routes","format":2,"epoch":1}}"#] {
             fs::write(&path, text).unwrap();
-            assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::InvalidData, "{text}");
+            assert_eq!(got(&path).unwrap_err().kind(), io::ErrorKind::InvalidData, "{text}");
         }
-        assert_eq!(read(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(got(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

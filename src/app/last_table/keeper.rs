@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::file::{self, HostLine, LastTable, LeadsTo, VersionLine};
-use crate::actors::leads_to;
 use crate::config::Settings;
 use crate::domain::cause::chain;
 use crate::routing::{CustomHost, Tables};
@@ -56,14 +55,14 @@ impl Keeper {
                 () = stop.cancelled() => return,
             }
             rest = self.least;
-            let epoch = self.tables.epoch();
-            if written == Some(epoch) {
+            let at = (self.tables.epoch(), self.tables.hosts_epoch());
+            if written == Some(at) || !self.tables.is_of_the_record() {
                 continue;
             }
             let started = Instant::now();
             match self.write().await {
                 Ok(()) => {
-                    written = Some(epoch);
+                    written = Some(at);
                     rest = rest.max(started.elapsed() * REST);
                 }
                 Err(e) => {
@@ -76,20 +75,16 @@ impl Keeper {
 
     async fn write(&self) -> Result<(), KeepError> {
         let changes = self.store.route_changes(0).await?;
-        let hosts = self.store.domain_served().await?;
         let versions = self.versions(&changes).await?;
-        let hosts = hosts.into_iter().map(|domain| {
-            let to = match leads_to(&domain) {
-                CustomHost::Worker(worker) => LeadsTo::Worker((*worker).into()),
-                CustomHost::Redirect(host) => LeadsTo::Redirect((*host).into()),
-                CustomHost::Inactive => LeadsTo::Inactive,
-            };
-            HostLine { host: domain.hostname, to }
+        let table = LastTable { epoch: changes.epoch, workers: changes.live, versions };
+        let (path, tables) = (self.path.clone(), Arc::clone(&self.tables));
+        let written = tokio::task::spawn_blocking(move || {
+            file::write(&path, &table, |lines| {
+                // Not of the record: a million rows of it are not read for what this process knows.
+                tables.each_host(|host, to| lines.host(&line(host, to)))
+            })
         });
-        let (path, epoch, hosts) = (self.path.clone(), changes.epoch, hosts.collect());
-        let table = LastTable { epoch, workers: changes.live, versions, hosts };
-        let written = tokio::task::spawn_blocking(move || file::write(&path, &table)).await;
-        Ok(written.map_err(std::io::Error::other)??)
+        Ok(written.await.map_err(std::io::Error::other)??)
     }
 
     /// Each version with the Worker it belongs to, as the registry finds it.
@@ -113,4 +108,13 @@ impl Keeper {
         }
         Ok(lines)
     }
+}
+
+fn line(host: &str, to: CustomHost) -> HostLine {
+    let to = match to {
+        CustomHost::Worker(worker) => LeadsTo::Worker((*worker).into()),
+        CustomHost::Redirect(host) => LeadsTo::Redirect((*host).into()),
+        CustomHost::Inactive => LeadsTo::Inactive,
+    };
+    HostLine { host: host.to_owned(), to }
 }

@@ -17,7 +17,7 @@ use crate::domain::cause::chain;
 use crate::routing::{CustomHost, Live, Split, Tables, WorkerRoute};
 use crate::runtime::{SiteVersion, VersionId, VersionStore};
 use crate::store::routes::LiveRow;
-use file::{LastTable, LeadsTo, VersionLine};
+use file::{HostLine, LastTable, LeadsTo, VersionLine};
 
 pub use keeper::Keeper;
 
@@ -32,10 +32,12 @@ pub async fn publish(
     settings: &Settings,
     path: &Path,
     versions: &Arc<VersionStore>,
-    tables: &Tables,
+    tables: &Arc<Tables>,
 ) -> bool {
-    let place = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || file::read(&place)).await;
+    let (place, hosts) = (path.to_owned(), Arc::clone(tables));
+    // Nothing answers from the table before it is complete.
+    let read =
+        tokio::task::spawn_blocking(move || file::read(&place, |line| publish_host(&hosts, line))).await;
     let table = match read.map_err(std::io::Error::other).and_then(|read| read) {
         Ok(table) => table,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return false,
@@ -44,7 +46,7 @@ pub async fn publish(
             return false;
         }
     };
-    let LastTable { epoch, workers, versions: lines, hosts } = table;
+    let LastTable { epoch, workers, versions: lines } = table;
     let named = lines.len();
     let opened = open_all(versions, &lines).await;
     for line in &lines {
@@ -68,14 +70,6 @@ pub async fn publish(
             epoch: 0,
         });
     }
-    for line in hosts {
-        let to = match line.to {
-            LeadsTo::Worker(worker) => CustomHost::Worker(worker.into()),
-            LeadsTo::Redirect(host) => CustomHost::Redirect(host.into()),
-            LeadsTo::Inactive => CustomHost::Inactive,
-        };
-        tables.publish_host(&line.host, &to);
-    }
     tables.last_is_loaded();
     let missing = named - opened.len();
     tracing::info!(
@@ -92,6 +86,15 @@ pub async fn publish(
         );
     }
     true
+}
+
+fn publish_host(tables: &Tables, line: HostLine) {
+    let to = match line.to {
+        LeadsTo::Worker(worker) => CustomHost::Worker(worker.into()),
+        LeadsTo::Redirect(host) => CustomHost::Redirect(host.into()),
+        LeadsTo::Inactive => CustomHost::Inactive,
+    };
+    tables.publish_host(&line.host, &to);
 }
 
 async fn open_all(versions: &Arc<VersionStore>, lines: &[VersionLine]) -> Opened {

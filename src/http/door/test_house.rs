@@ -96,7 +96,7 @@ fn upstream(origins: &[u16], policy: UpstreamPolicy) -> Arc<Upstream> {
 
 fn open(tables: Tables, upstream: Arc<Upstream>) -> House {
     tables.workers_are_at(1);
-    tables.hosts_are_loaded();
+    tables.hosts_are_at(1);
     let edge = EdgeState {
         tables: Arc::new(tables),
         rules: Arc::new(HostRules::new("libra.localhost", &[], &[]).unwrap()),

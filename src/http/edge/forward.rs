@@ -12,7 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use super::body::{Body, RequestBody};
 use super::dispatch::Strategy;
 use super::outgoing::{self, CDN_LOOP, Named};
-use super::{Connection, EdgeState, Facts, RequestId, isolate, tunnel};
+use super::{Connection, EdgeState, Facts, RequestId, isolate, proof, tunnel};
 use crate::routing::EdgeRefusal;
 use crate::runtime::upstream::{self, Answer, Failure, Order, Upstream, trailers};
 
@@ -109,7 +109,7 @@ impl Forwarding {
 
 /// What only we say of an answer.
 fn is_ours(name: &str) -> bool {
-    matches!(name, super::VERSION_TEXT | super::DIGEST_TEXT | super::EPOCH_TEXT)
+    matches!(name, proof::VERSION_TEXT | proof::DIGEST_TEXT | proof::EPOCH_TEXT)
 }
 
 fn refusal(failure: &Failure, forwarding: &Forwarding, limit_bytes: u64) -> EdgeRefusal {

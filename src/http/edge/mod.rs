@@ -13,6 +13,7 @@ pub mod host;
 pub mod isolate;
 pub mod negotiate;
 mod outgoing;
+mod proof;
 pub mod range;
 pub mod rates;
 mod refuse;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -44,19 +45,13 @@ pub use body::{Body, RequestBody};
 pub use dispatch::Strategy;
 pub use facts::Facts;
 pub use host::TrustedProxies;
+use proof::Proof;
 pub use rates::Rates;
 use refuse::{refusal_answer, refuse};
 pub use request_id::RequestId;
 
 /// Makes the answer to a refused request; `http/problem.rs` has the one mapping. The flag: a page for a browser.
 pub type Refuse = fn(&RequestId, bool, EdgeRefusal) -> Response<Bytes>;
-
-const VERSION_TEXT: &str = "x-libra-version";
-const DIGEST_TEXT: &str = "x-libra-digest";
-const EPOCH_TEXT: &str = "x-libra-epoch";
-const VERSION: HeaderName = HeaderName::from_static(VERSION_TEXT);
-const DIGEST: HeaderName = HeaderName::from_static(DIGEST_TEXT);
-const EPOCH: HeaderName = HeaderName::from_static(EPOCH_TEXT);
 
 /// What a request needs, made once at start.
 #[derive(Debug, Clone)]
@@ -196,13 +191,6 @@ impl From<EdgeRefusal> for Refused {
     fn from(refusal: EdgeRefusal) -> Self {
         Self { refusal, is_probe: false }
     }
-}
-
-/// What only a signed probe learns.
-struct Proof {
-    epoch: u64,
-    version: Option<Arc<SiteVersion>>,
-    digest: Option<[u8; 32]>,
 }
 
 fn aim<'r>(
@@ -441,18 +429,4 @@ fn is_probe(head: &Parts, state: &EdgeState, class: &HostClass<'_>) -> bool {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     probe::verify(&state.probe_key, value, &host, head.uri.path(), now)
-}
-
-impl Proof {
-    fn write(self, headers: &mut HeaderMap) {
-        headers.insert(EPOCH, HeaderValue::from(self.epoch));
-        let version = self.version.and_then(|version| HeaderValue::from_str(version.id()).ok());
-        if let Some(version) = version {
-            headers.insert(VERSION, version);
-        }
-        if let Some(digest) = self.digest.and_then(|digest| HeaderValue::from_str(&hex::encode(digest)).ok())
-        {
-            headers.insert(DIGEST, digest);
-        }
-    }
 }

@@ -43,7 +43,7 @@ fn tables(workers_loaded: bool, hosts_loaded: bool) -> Tables {
         tables.workers_are_at(3);
     }
     if hosts_loaded {
-        tables.hosts_are_loaded();
+        tables.hosts_are_at(1);
     }
     tables
 }
