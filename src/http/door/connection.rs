@@ -247,11 +247,7 @@ impl Service<hyper::Request<Incoming>> for Answering {
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
         let bad = self.findings.next();
         let (shared, findings) = (Rc::clone(&self.shared), Arc::clone(&self.findings));
-        let connection = self.connection;
-        Box::pin(async move {
-            let response = shared.answer(request, connection, bad, findings).await;
-            Ok(response.map(stalls::watched))
-        })
+        Box::pin(shared.answer(request, self.connection, bad, findings))
     }
 }
 

@@ -2,6 +2,7 @@
 //! Never shares a connection with another thread.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept;
 use super::control::{ControlSurface, Late};
 use super::findings::{Findings, Open};
-use super::{Accepted, DoorSettings, connection};
+use super::{Accepted, DoorSettings, connection, stalls};
 use crate::http::edge::body::Watcher;
 use crate::http::edge::tunnel::Tunnel;
 use crate::http::edge::{self, Body, Connection, EdgeState, Outcome, RequestBody, RequestId};
@@ -142,12 +143,12 @@ impl Shared {
         connection: Connection,
         bad: Option<BadRequest>,
         findings: Arc<Findings>,
-    ) -> http::Response<Body> {
-        let mut held = Held {
+    ) -> Result<http::Response<Body>, Infallible> {
+        let mut held = Box::new(Held {
             watch: Watch::begin(&self.seen, &request, connection, &self.edge.trusted_proxies, bad),
             open: findings.open(),
             _in_hand: InHand::new(&self),
-        };
+        });
         let patience = self.settings.patience();
         let request = request.map(|body| {
             let body = RequestBody::from(body).counted(findings.pieces());
@@ -164,7 +165,7 @@ impl Shared {
             findings.upgrade(tunnel.clone());
         }
         held.watch.answered(&response);
-        response.map(|body| body.send_by(findings.files()).watched(Box::new(held)))
+        Ok(response.map(|body| stalls::watched(body.send_by(findings.files()).watched(held))))
     }
 }
 

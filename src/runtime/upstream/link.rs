@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::alarm::Alarm;
@@ -114,7 +114,12 @@ impl Link {
     /// Whether a request can be sent on it. Looks at the socket: an origin that has closed shows here, and so does one
     /// that has said more than it was asked.
     pub fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.input.is_empty() && self.output.is_empty() && self.poll_fill(cx).is_pending()
+        // Whatever comes, were it one byte, makes it useless, so no buffer is needed.
+        let mut byte = [0];
+        let mut space = ReadBuf::new(&mut byte);
+        self.input.is_empty()
+            && self.output.is_empty()
+            && Pin::new(&mut self.socket).poll_read(cx, &mut space).is_pending()
     }
 
     /// Nothing is asked on it for now: what a large exchange needed is given up.
