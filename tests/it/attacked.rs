@@ -172,7 +172,9 @@ fn whole(bytes: &[u8]) -> Option<usize> {
     let lower = head.to_ascii_lowercase();
     let start = head.len() + 4;
     if lower.contains("transfer-encoding: chunked") {
-        return body.find("0\r\n\r\n").map(|at| start + at + 5);
+        let last = if body.starts_with("0\r\n") { 0 } else { body.find("\r\n0\r\n")? + 2 };
+        // Trailers may come before the empty line.
+        return body[last..].find("\r\n\r\n").map(|at| start + last + at + 4);
     }
     let length =
         lower.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());

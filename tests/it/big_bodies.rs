@@ -72,6 +72,8 @@ async fn bodies_of_any_size_pass_in_constant_memory() {
         assert_eq!(download(bytes).await, bytes);
         let downloaded = peak_bytes(&app.server);
         eprintln!("{version:?}: {bytes} bytes; peak {before}, {uploaded}, {downloaded}");
-        assert!(uploaded - before < GROWTH && downloaded - uploaded < GROWTH, "{version:?}");
+        // The system counts in batches, so a peak may be told a little lower than before.
+        let grown = |from: u64, to: u64| to.saturating_sub(from);
+        assert!(grown(before, uploaded) < GROWTH && grown(uploaded, downloaded) < GROWTH, "{version:?}");
     }
 }

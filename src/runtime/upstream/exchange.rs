@@ -44,6 +44,8 @@ pub struct Exchange {
     /// Since when nothing has moved towards the origin, or the whole was sent.
     since: Option<Instant>,
     has_sent: bool,
+    /// A piece of the client's body was taken: it can't be given back.
+    has_taken: bool,
 }
 
 #[derive(Debug)]
@@ -248,7 +250,7 @@ impl Link {
 
     /// Whether the origin can't know of the request yet.
     pub(super) fn is_untouched(&self) -> bool {
-        !self.exchange.has_sent
+        !self.exchange.has_sent && !self.exchange.has_taken
     }
 
     /// The body of a request of which nothing was sent.
@@ -259,11 +261,27 @@ impl Link {
     /// Sends what there is of the request. Ready when all of it is sent.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         loop {
+            // Small pieces first: they go out with the head.
+            let filled = if self.has_room() { self.fill(cx) } else { Poll::Ready(Ok(())) };
+            if let Poll::Ready(Err(e)) = filled {
+                return Poll::Ready(Err(Unsent::Body(e)));
+            }
             ready!(self.poll_flush(cx)).map_err(Unsent::Io)?;
-            let Some(sending) = &mut self.exchange.sending else { return Poll::Ready(Ok(())) };
+            if filled.is_pending() {
+                return Poll::Pending;
+            }
+            if self.exchange.sending.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes pieces of the client's body until there is enough to send, or no more of it.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while let Some(sending) = &mut self.exchange.sending {
             let polled = Pin::new(&mut sending.body).poll_frame(cx);
             sending.owes = polled.is_pending();
-            let frame = ready!(polled).transpose().map_err(|e| Unsent::Body(of_client(&e)))?;
+            let frame = ready!(polled).transpose().map_err(|e| of_client(&e))?;
             let is_last = frame.is_none() || sending.body.is_end_stream();
             let is_chunked = sending.is_chunked;
             let (piece, trailers) = match frame.map(Frame::into_data) {
@@ -290,9 +308,14 @@ impl Link {
             if is_over {
                 self.exchange.sending = None;
             }
+            self.exchange.has_taken = true;
             self.exchange.since = Some(Instant::now());
             self.put(piece, tail.into());
+            if !self.has_room() {
+                break;
+            }
         }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -79,6 +79,11 @@ impl Link {
         }
     }
 
+    /// Whether a further piece may be put behind what is to be sent.
+    pub(super) fn has_room(&self) -> bool {
+        self.piece.is_empty() && self.tail.is_empty() && self.output.len() < JOINED_BYTES
+    }
+
     /// Ready when all is sent.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.output.is_empty() && self.piece.is_empty() && self.tail.is_empty() {
