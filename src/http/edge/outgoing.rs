@@ -150,7 +150,7 @@ pub(super) fn sign(
     id: &RequestId,
     mark: &HeaderValue,
 ) {
-    let before = about.from_trusted.then(|| Before::of(&head.headers)).unwrap_or_default();
+    let before = if about.from_trusted { Before::of(&head.headers) } else { Before::default() };
     let proto = if about.connection.is_tls { "https" } else { "http" };
     let host = about.authority.as_bytes();
     if let Some(peer) = about.connection.peer.map(|peer| peer.ip().to_canonical()) {
