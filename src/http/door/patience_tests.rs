@@ -239,3 +239,31 @@ async fn a_byte_now_and_then_is_no_upload() {
     assert!(!house.upstream.report()[0].ejected);
     house.close().await;
 }
+
+#[tokio::test]
+async fn an_origin_that_answers_early_may_wait_for_a_long_upload_before_it_goes_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let head = read(&mut socket, |seen| seen.contains("\r\n\r\n")).await;
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+        let already = head.split_once("\r\n\r\n").unwrap().1.len();
+        let mut rest = vec![0; 10 - already];
+        socket.read_exact(&mut rest).await.unwrap();
+        socket.write_all(b"done").await.unwrap();
+    });
+    let house = house(&[port], policy());
+    let mut socket = TcpStream::connect(house.address).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: 10\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // Each piece well within what an origin may be silent, all of them together well beyond.
+    let mut tick = tokio::time::interval(policy().idle_timeout / 4);
+    for _ in 0..10 {
+        tick.tick().await;
+        socket.write_all(b"x").await.unwrap();
+    }
+    let answer = read(&mut socket, |_| false).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("done"), "{answer}");
+    house.close().await;
+}

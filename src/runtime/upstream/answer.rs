@@ -69,7 +69,9 @@ impl Body for OriginBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let due = this.last + turn.policy().idle_timeout;
+                // While the request still goes on, an origin may well wait for the whole of it.
+                let last = link.exchange.sent_last().map_or(this.last, |sent| this.last.max(sent));
+                let due = last + turn.policy().idle_timeout;
                 if !link.alarm.is_over(cx, due) {
                     return Poll::Pending;
                 }

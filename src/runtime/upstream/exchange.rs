@@ -103,6 +103,11 @@ impl Exchange {
         }
     }
 
+    /// When a piece of a request that is not whole yet moved.
+    pub(super) fn sent_last(&self) -> Option<Instant> {
+        self.sending.as_ref().and(self.since)
+    }
+
     /// What the answer has left, where that is known.
     pub(super) fn left(&self) -> Option<u64> {
         self.reading.left()
