@@ -69,7 +69,7 @@ impl Body for OriginBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                // While the request still goes on, an origin may well wait for the whole of it.
+                // An origin that answered early may wait for the whole request before it goes on.
                 let last = link.exchange.sent_last().map_or(this.last, |sent| this.last.max(sent));
                 let due = last + turn.policy().idle_timeout;
                 if !link.alarm.is_over(cx, due) {

@@ -103,9 +103,9 @@ impl Exchange {
         }
     }
 
-    /// When a piece of a request that is not whole yet moved.
+    /// When something of the request moved last.
     pub(super) fn sent_last(&self) -> Option<Instant> {
-        self.sending.as_ref().and(self.since)
+        self.since
     }
 
     /// What the answer has left, where that is known.
