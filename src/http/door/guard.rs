@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::chunks::{Chunks, Followed};
 use super::findings::Findings;
@@ -21,7 +21,7 @@ use super::socket::ClientSocket;
 use crate::http::edge::file_body;
 use crate::routing::BadRequest;
 use crate::runtime::FilePart;
-use crate::runtime::upstream::Pace;
+use crate::runtime::upstream::{Alarm, Pace};
 
 /// What a client that keeps us waiting for its head is told, if nothing else is on the way to it.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -55,7 +55,7 @@ pub struct Guarded<S> {
     heads: u64,
     bounds: Bounds,
     findings: Arc<Findings>,
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
     /// Since when the client owes us what we wait for.
     waiting_since: Instant,
     write_since: Option<Instant>,
@@ -89,7 +89,7 @@ impl<S> Guarded<S> {
             heads: 0,
             bounds,
             findings,
-            timer: Box::pin(tokio::time::sleep_until(now + bounds.patience.head)),
+            alarm: Alarm::default(),
             waiting_since: now,
             write_since: None,
             last_write: now,
@@ -216,18 +216,7 @@ impl<S> Guarded<S> {
 
     /// Whether `due` has passed. Wakes the task when it does.
     fn is_over(&mut self, cx: &mut Context<'_>, due: Instant) -> bool {
-        loop {
-            // An earlier alarm is left as it is: it costs less than setting it anew for each request.
-            if self.timer.deadline() > due || self.timer.is_elapsed() {
-                if due <= Instant::now() {
-                    return true;
-                }
-                self.timer.as_mut().reset(due);
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-        }
+        self.alarm.is_over(cx, due)
     }
 }
 

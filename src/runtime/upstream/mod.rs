@@ -30,6 +30,7 @@ use crate::domain::origin::Origin;
 use crate::domain::upstream::UpstreamPolicy;
 use pool::Pool;
 
+pub use alarm::Alarm;
 pub use answer::{OriginBody, OriginBodyError};
 pub use body::{RequestBody, RequestBodyError};
 pub use exchange::Order;
