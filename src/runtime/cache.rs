@@ -177,6 +177,8 @@ impl BodyCache {
     /// Bytes held now, all Workers together, after pending evictions were done.
     pub fn held_bytes(&self) -> u64 {
         self.entries.run_pending_tasks();
+        // Files that nobody asks for are closed then too.
+        self.packs.run_pending_tasks();
         self.entries.weighted_size()
     }
 

@@ -127,3 +127,26 @@ async fn a_file_that_was_cut_short_on_disk_ends_the_connection_and_is_never_fill
     assert!(body.is_empty() || memchr::memmem::find(&pack, body).is_some(), "{} bytes", body.len());
     files.house.close().await;
 }
+
+/// There answers share the socket, so nothing may stand for anything.
+#[tokio::test]
+async fn over_http2_files_that_come_at_the_same_time_are_each_themselves() {
+    use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let files = files().await;
+    let socket = TcpStream::connect(files.house.address).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket));
+    let (sender, connection) = handshake.await.unwrap();
+    let connection = tokio::spawn(connection);
+    let fetch = |path: &str| {
+        let request = http::Request::get(format!("http://{HOST}{path}"));
+        let request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+        let mut sender = sender.clone();
+        async move { sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes() }
+    };
+    let (first, second, third) = tokio::join!(fetch("/one.bin"), fetch("/one.bin"), fetch("/two.bin"));
+    assert!(first == files.one && second == files.one && third == files.two);
+    drop(sender);
+    connection.abort();
+    files.house.close().await;
+}

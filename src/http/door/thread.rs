@@ -165,7 +165,11 @@ impl Shared {
             findings.upgrade(tunnel.clone());
         }
         held.watch.answered(&response);
-        Ok(response.map(|body| stalls::watched(body.send_by(findings.files()).watched(held))))
+        Ok(response.map(|body| {
+            // Only where every byte of the body goes to the socket as it is, and one answer after the other.
+            let body = if connection.takes_files { body.send_by(findings.files()) } else { body };
+            stalls::watched(body.watched(held))
+        }))
     }
 }
 

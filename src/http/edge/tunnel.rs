@@ -121,6 +121,8 @@ where
             }
             frames.follow(&piece[..bytes]);
             to_client.write_all(&piece[..bytes]).await?;
+            // Inside TLS, what was written may still lie with us.
+            to_client.flush().await?;
         }
     };
     let mut up = std::pin::pin!(up);

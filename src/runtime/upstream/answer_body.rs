@@ -9,6 +9,8 @@ use super::answer_head::{BadHead, Framing, take_trailers};
 
 /// Of a chunk's size with its extension.
 const MAX_SIZE_LINE: usize = 1024;
+/// Smaller pieces are copied.
+const SMALL_BYTES: usize = 1024;
 /// Digits of a chunk's size: 2⁶⁰ bytes.
 const MAX_DIGITS: usize = 15;
 
@@ -71,7 +73,7 @@ impl At {
             match *self {
                 At::End => return Ok(Next::End),
                 _ if input.is_empty() => return Ok(Next::More),
-                At::Close => return Ok(Next::Piece(input.split().freeze())),
+                At::Close => return Ok(Next::Piece(piece(input, u64::MAX).0)),
                 At::Length(left) => {
                     let (piece, left) = piece(input, left);
                     *self = if left == 0 { At::End } else { At::Length(left) };
@@ -109,7 +111,15 @@ impl At {
 
 fn piece(input: &mut BytesMut, left: u64) -> (Bytes, u64) {
     let here = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-    (input.split_to(here).freeze(), left - here as u64)
+    let piece = if here < SMALL_BYTES {
+        // A part of the buffer would keep the whole of it for as long as somebody has the part.
+        let piece = Bytes::copy_from_slice(&input[..here]);
+        input.advance(here);
+        piece
+    } else {
+        input.split_to(here).freeze()
+    };
+    (piece, left - here as u64)
 }
 
 /// Takes the line that tells a chunk's size.

@@ -48,7 +48,7 @@ pub fn take(input: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>,
     // Line ends that some programs leave behind the answer before.
     let blank = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     input.advance(blank);
-    let Some(end) = end(input) else {
+    let Some(end) = end(input)? else {
         return if input.len() >= READ_BYTES { Err(BadHead::TooLong) } else { Ok(None) };
     };
     let head = input.split_to(end).freeze();
@@ -79,17 +79,19 @@ pub fn take(input: &mut BytesMut, method: &Method) -> Result<Option<AnswerHead>,
     Ok(Some(AnswerHead { parts, framing, keeps_alive }))
 }
 
-/// Behind the empty line that ends a head, whichever line end the origin has.
-fn end(input: &[u8]) -> Option<usize> {
+/// Behind the empty line that ends a head, whichever line end the origin has. Lines are counted, so that one who sends
+/// many and drips the rest has few of them looked at again.
+fn end(input: &[u8]) -> Result<Option<usize>, BadHead> {
     let mut from = 0;
-    loop {
-        let at = from + memchr(b'\n', &input[from..])?;
-        match input.get(at + 1..)? {
-            [b'\n', ..] => return Some(at + 2),
-            [b'\r', b'\n', ..] => return Some(at + 3),
+    for _ in 0..=MAX_LINES + 1 {
+        let Some(at) = memchr(b'\n', &input[from..]).map(|at| from + at) else { return Ok(None) };
+        match &input[at + 1..] {
+            [b'\n', ..] => return Ok(Some(at + 2)),
+            [b'\r', b'\n', ..] => return Ok(Some(at + 3)),
             _ => from = at + 1,
         }
     }
+    Err(BadHead::TooLong)
 }
 
 /// For what we add to an answer, so that its table is made once.
@@ -158,6 +160,10 @@ fn says_close(headers: &HeaderMap) -> bool {
 
 /// Trailer fields from the front of `input`, up to their empty line; `None` while they are not whole.
 pub fn take_trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, BadHead> {
+    let is_whole = input.starts_with(b"\r\n") || input.starts_with(b"\n") || end(input)?.is_some();
+    if !is_whole {
+        return if input.len() >= READ_BYTES { Err(BadHead::TooLong) } else { Ok(None) };
+    }
     let mut lines = [httparse::EMPTY_HEADER; MAX_LINES];
     let httparse::Status::Complete((bytes, lines)) = httparse::parse_headers(input, &mut lines)? else {
         return if input.len() >= READ_BYTES { Err(BadHead::TooLong) } else { Ok(None) };

@@ -44,6 +44,7 @@ pub struct Exchange {
     /// Since when nothing has moved towards the origin, or the whole was sent.
     since: Option<Instant>,
     has_sent: bool,
+    has_body: bool,
     /// A piece of the client's body was taken: it can't be given back.
     has_taken: bool,
 }
@@ -98,7 +99,7 @@ impl Exchange {
     /// Something went on its way to the origin.
     pub(super) fn moved(&mut self) {
         self.has_sent = true;
-        if self.sending.is_some() {
+        if self.has_body {
             self.since = Some(Instant::now());
         }
     }
@@ -120,6 +121,10 @@ impl Link {
         let output = &mut self.output;
         output.extend_from_slice(order.method.as_str().as_bytes());
         output.push(b' ');
+        if !order.target.starts_with('/') && order.target != "*" {
+            // An absolute target may have a query and no path.
+            output.push(b'/');
+        }
         output.extend_from_slice(order.target.as_bytes());
         output.extend_from_slice(b" HTTP/1.1\r\nhost: ");
         output.extend_from_slice(host);
@@ -145,6 +150,7 @@ impl Link {
         self.exchange = Exchange {
             method: order.method.clone(),
             is_upgrade: order.is_upgrade,
+            has_body: sending.is_some(),
             sending,
             since: Some(Instant::now()),
             ..Exchange::default()
@@ -190,7 +196,8 @@ impl Link {
         let since = self.exchange.since.unwrap_or_else(Instant::now);
         let (limit, late) = match &self.exchange.sending {
             None => (policy.first_byte_timeout, Broken::Late),
-            Some(sending) if sending.owes => (policy.idle_timeout, Broken::ClientSilent),
+            // Unless it is the origin that does not take what is there.
+            Some(sending) if sending.owes && self.is_flushed() => (policy.idle_timeout, Broken::ClientSilent),
             Some(_) => (policy.idle_timeout, Broken::Late),
         };
         if self.alarm.is_over(cx, since + limit) { Poll::Ready(Err(late)) } else { Poll::Pending }
@@ -216,11 +223,12 @@ impl Link {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, OriginBodyError>>> {
-        if self.exchange.sending.is_some() {
+        if self.exchange.sending.is_some() || !self.is_flushed() {
             // What fails there shows in the answer, or it does not matter any more.
             if let Poll::Ready(Err(_)) = self.poll_send(cx) {
                 self.exchange.sending = None;
                 self.exchange.keeps_alive = false;
+                self.discard();
             }
         }
         loop {
@@ -250,12 +258,20 @@ impl Link {
 
     /// Whether another request may follow: all of this one was sent, and all of its answer was read.
     pub(super) fn is_reusable(&self) -> bool {
-        self.exchange.keeps_alive && self.is_answered() && self.exchange.sending.is_none()
+        self.exchange.keeps_alive
+            && self.is_answered()
+            && self.exchange.sending.is_none()
+            && self.is_flushed()
     }
 
     /// Whether the origin can't know of the request yet.
     pub(super) fn is_untouched(&self) -> bool {
         !self.exchange.has_sent && !self.exchange.has_taken
+    }
+
+    /// Whether the origin has said nothing at all.
+    pub(super) fn has_heard_nothing(&self) -> bool {
+        self.input.is_empty() && self.exchange.informational == 0
     }
 
     /// The body of a request of which nothing was sent.
@@ -333,5 +349,46 @@ fn of_client(error: &RequestBodyError) -> Broken {
     match error {
         RequestBodyError::TooLarge => Broken::TooLarge,
         RequestBodyError::Client(_) | RequestBodyError::Late => Broken::Client,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::OriginSocket;
+    use super::*;
+    use std::future::poll_fn;
+
+    fn order() -> Order<'static> {
+        Order { method: &Method::GET, target: "?a=b", host: b"a", fields: &|_| {}, is_upgrade: false }
+    }
+
+    /// A connection whose other side reads nothing.
+    fn link() -> (Box<Link>, tokio::net::UnixStream) {
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        (Link::new(OriginSocket::Unix(ours)), theirs)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_still_has_something_to_send_is_for_nobody_else() {
+        let (mut link, _theirs) = link();
+        link.begin(&order(), b"a", RequestBody::empty());
+        link.put(vec![b'x'; 8 << 20].into(), Bytes::new());
+        poll_fn(|cx| {
+            // An answer that came early, and whole.
+            link.exchange.keeps_alive = true;
+            assert!(link.poll_flush(cx).is_pending());
+            assert!(link.is_answered() && !link.is_reusable());
+            link.output.clear();
+            assert!(!link.is_usable(cx) && !link.is_reusable());
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_target_begins_with_its_path() {
+        let (mut link, _theirs) = link();
+        link.begin(&order(), b"a", RequestBody::empty());
+        assert_eq!(link.output, b"GET /?a=b HTTP/1.1\r\nhost: a\r\n\r\n");
     }
 }

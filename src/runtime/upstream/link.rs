@@ -33,6 +33,7 @@ pub struct Link {
     piece: Bytes,
     tail: Bytes,
     read_bytes: usize,
+    has_large_buffer: bool,
     pub(super) alarm: Alarm,
     pub(super) exchange: Exchange,
     pub(super) idle_since: Instant,
@@ -48,6 +49,7 @@ impl Link {
             piece: Bytes::new(),
             tail: Bytes::new(),
             read_bytes: FIRST_READ_BYTES,
+            has_large_buffer: false,
             alarm: Alarm::default(),
             exchange: Exchange::default(),
             idle_since: Instant::now(),
@@ -62,6 +64,7 @@ impl Link {
         // A large answer is read in large pieces, a small one costs no large buffer.
         if read == room {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES);
+            self.has_large_buffer = true;
         } else if read < FIRST_READ_BYTES {
             self.read_bytes = FIRST_READ_BYTES;
         }
@@ -79,6 +82,18 @@ impl Link {
         }
     }
 
+    /// Whether all that was put here is sent.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.output.is_empty() && self.piece.is_empty() && self.tail.is_empty()
+    }
+
+    /// Nothing more can be sent.
+    pub(super) fn discard(&mut self) {
+        self.output.clear();
+        self.written = 0;
+        (self.piece, self.tail) = (Bytes::new(), Bytes::new());
+    }
+
     /// Whether a further piece may be put behind what is to be sent.
     pub(super) fn has_room(&self) -> bool {
         self.piece.is_empty() && self.tail.is_empty() && self.output.len() < JOINED_BYTES
@@ -86,7 +101,7 @@ impl Link {
 
     /// Ready when all is sent.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.output.is_empty() && self.piece.is_empty() && self.tail.is_empty() {
+        if self.is_flushed() {
             return Poll::Ready(Ok(()));
         }
         loop {
@@ -123,7 +138,7 @@ impl Link {
         let mut byte = [0];
         let mut space = ReadBuf::new(&mut byte);
         self.input.is_empty()
-            && self.output.is_empty()
+            && self.is_flushed()
             && Pin::new(&mut self.socket).poll_read(cx, &mut space).is_pending()
     }
 
@@ -134,7 +149,7 @@ impl Link {
         if self.output.capacity() > JOINED_BYTES {
             self.output = Vec::new();
         }
-        if self.read_bytes > FIRST_READ_BYTES {
+        if std::mem::take(&mut self.has_large_buffer) {
             self.read_bytes = FIRST_READ_BYTES;
             self.input = BytesMut::new();
         }

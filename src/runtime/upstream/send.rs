@@ -188,7 +188,7 @@ fn failed(upstream: &Upstream, at: usize, mut link: Box<Link>, broken: Broken, w
             Tried::Unsent { body: link.take_body(), failure: Failure::Broken(broken), was_kept }
         }
         // Closed or reset without a byte of an answer, as a server does that has just given up on an idle connection.
-        broken @ (Broken::Closed | Broken::Io(_)) if was_kept && link.input.is_empty() => {
+        broken @ (Broken::Closed | Broken::Io(_)) if was_kept && link.has_heard_nothing() => {
             Tried::Stale(Failure::Broken(broken))
         }
         broken => {
