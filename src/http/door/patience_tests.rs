@@ -267,38 +267,3 @@ async fn an_origin_that_answers_early_may_wait_for_a_long_upload_before_it_goes_
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("done"), "{answer}");
     house.close().await;
 }
-
-#[tokio::test]
-async fn the_end_of_an_upload_is_sent_though_its_origin_has_answered_and_reads_slowly() {
-    let socket = TcpSocket::new_v4().unwrap();
-    // So that the last piece has to wait for it.
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(1).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    const BYTES: usize = 1 << 20;
-    tokio::spawn(async move {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        let head = read(&mut socket, |seen| seen.contains("\r\n\r\n")).await;
-        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
-        let mut left = BYTES - head.split_once("\r\n\r\n").unwrap().1.len();
-        let mut tick = tokio::time::interval(Duration::from_millis(1));
-        let mut piece = vec![0; 16 << 10];
-        while left > 0 {
-            tick.tick().await;
-            let bytes = socket.read(&mut piece).await.unwrap();
-            assert_ne!(bytes, 0);
-            left -= bytes;
-        }
-        socket.write_all(b"done").await.unwrap();
-    });
-    let house = house(&[port], policy());
-    let mut socket = TcpStream::connect(house.address).await.unwrap();
-    let head =
-        format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: {BYTES}\r\n\r\n");
-    socket.write_all(head.as_bytes()).await.unwrap();
-    socket.write_all(&vec![b'x'; BYTES]).await.unwrap();
-    let answer = read(&mut socket, |_| false).await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("done"), "{answer}");
-    house.close().await;
-}

@@ -357,6 +357,7 @@ mod tests {
     use super::super::socket::OriginSocket;
     use super::*;
     use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn order() -> Order<'static> {
         Order { method: &Method::GET, target: "?a=b", host: b"a", fields: &|_| {}, is_upgrade: false }
@@ -383,6 +384,22 @@ mod tests {
             Poll::Ready(())
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_request_leaves_while_its_answer_is_waited_for() {
+        let (mut link, mut theirs) = link();
+        link.begin(&order(), b"a", RequestBody::empty());
+        let bytes = link.output.len() + (1 << 20);
+        link.put(vec![b'x'; 1 << 20].into(), Bytes::new());
+        link.exchange.reading = At::Length(4);
+        let origin = async {
+            theirs.read_exact(&mut vec![0; bytes]).await.unwrap();
+            theirs.write_all(b"done").await.unwrap();
+        };
+        let both = async { tokio::join!(poll_fn(|cx| link.poll_piece(cx)), origin) };
+        let (piece, ()) = tokio::time::timeout(std::time::Duration::from_secs(10), both).await.unwrap();
+        assert_eq!(piece.unwrap().unwrap().into_data().unwrap(), "done");
     }
 
     #[tokio::test]
