@@ -75,7 +75,9 @@ async fn a_record_set_as_printed_ends_in_a_page_over_https_and_no_order_comes_be
     let scene = Scene::start(&[]).await;
     let app = &scene.app;
     let (project, worker) = app.project("shop").await;
-    app.deploy_live(&app.body(&project, &[("index.html", "the shop")])).await;
+    // Larger than what is held in memory.
+    let large: String = (0..400_000).map(|line| format!("{line:07}\n")).collect();
+    app.deploy_live(&app.body(&project, &[("index.html", "the shop"), ("large.txt", &large)])).await;
     let said = scene.run(&["domains", "add", "unproved.example.test", "--project", "shop"]);
     assert!(said.contains("_libra.unproved.example.test"), "{said}");
     scene.names.lead("unproved.example.test", &["127.0.0.1"]);
@@ -100,6 +102,8 @@ async fn a_record_set_as_printed_ends_in_a_page_over_https_and_no_order_comes_be
         Err(_) => false,
     })
     .await;
+    let whole = client.get(format!("{url}large.txt")).send().await.unwrap().text().await.unwrap();
+    assert!(whole == large, "{} bytes", whole.len());
     let plain = app.http.get(format!("http://127.0.0.1:{}/a?b", scene.http_port)).header("host", HOST);
     let sent = plain.send().await.unwrap();
     // The port is the listener's, because nothing else was set.
