@@ -15,7 +15,8 @@ use crate::runtime::FilePart;
 use crate::runtime::settings::Settings;
 use crate::runtime::site::{Encoding, Extent, File, SiteVersion};
 
-/// A version that nobody asked for so long gives its file back; removed ones free their place on disk then.
+/// A version that nobody asked for so long gives its file back, when another one is asked for; removed ones free
+/// their place on disk then.
 const OPEN_IDLE: Duration = Duration::from_secs(60);
 /// What an entry costs besides its body: key, handles, the cache's and the shelf's own records.
 const ENTRY_BYTES: u64 = 512;
@@ -177,8 +178,6 @@ impl BodyCache {
     /// Bytes held now, all Workers together, after pending evictions were done.
     pub fn held_bytes(&self) -> u64 {
         self.entries.run_pending_tasks();
-        // Files that nobody asks for are closed then too.
-        self.packs.run_pending_tasks();
         self.entries.weighted_size()
     }
 
