@@ -52,8 +52,8 @@ pub struct Exchange {
 #[derive(Debug)]
 struct Sending {
     body: RequestBody,
-    /// Said by chunks where the client did not say it.
-    is_chunked: bool,
+    /// What is left of the length that was announced; `None` where chunks say it.
+    left: Option<u64>,
     /// Whether it is the client that we wait for.
     owes: bool,
 }
@@ -141,10 +141,10 @@ impl Link {
             output.extend_from_slice(b"content-length: ");
             output.extend_from_slice(bytes.to_string().as_bytes());
             output.extend_from_slice(b"\r\n");
-            Some(Sending { body, is_chunked: false, owes: false })
+            Some(Sending { body, left: Some(bytes), owes: false })
         } else {
             output.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            Some(Sending { body, is_chunked: true, owes: false })
+            Some(Sending { body, left: None, owes: false })
         };
         output.extend_from_slice(b"\r\n");
         self.exchange = Exchange {
@@ -304,13 +304,21 @@ impl Link {
             sending.owes = polled.is_pending();
             let frame = ready!(polled).transpose().map_err(|e| of_client(&e))?;
             let is_last = frame.is_none() || sending.body.is_end_stream();
-            let is_chunked = sending.is_chunked;
+            let is_chunked = sending.left.is_none();
             let (piece, trailers) = match frame.map(Frame::into_data) {
                 Some(Ok(piece)) => (piece, None),
                 Some(Err(frame)) => (Bytes::new(), frame.into_trailers().ok()),
                 None => (Bytes::new(), None),
             };
             let is_over = is_last || trailers.is_some();
+            if let Some(left) = &mut sending.left {
+                // What was announced and what comes must agree, or the origin would take the next request for the
+                // rest of this one.
+                *left = left.checked_sub(piece.len() as u64).ok_or(Broken::Client)?;
+                if is_over && *left > 0 {
+                    return Poll::Ready(Err(Broken::Client));
+                }
+            }
             let mut tail = Vec::new();
             if is_chunked && !piece.is_empty() {
                 self.output.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
@@ -400,6 +408,21 @@ mod tests {
         let both = async { tokio::join!(poll_fn(|cx| link.poll_piece(cx)), origin) };
         let (piece, ()) = tokio::time::timeout(std::time::Duration::from_secs(10), both).await.unwrap();
         assert_eq!(piece.unwrap().unwrap().into_data().unwrap(), "done");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_shorter_than_announced_is_no_request() {
+        let (mut link, _theirs) = link();
+        link.begin(&order(), b"a", RequestBody::empty());
+        link.exchange.keeps_alive = true;
+        link.exchange.sending = Some(Sending { body: RequestBody::empty(), left: Some(5), owes: false });
+        poll_fn(|cx| {
+            let sent = link.poll_send(cx);
+            assert!(matches!(sent, Poll::Ready(Err(Unsent::Body(Broken::Client)))));
+            assert!(!link.is_reusable());
+            Poll::Ready(())
+        })
+        .await;
     }
 
     #[tokio::test]
