@@ -7,6 +7,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -112,13 +114,17 @@ async fn speak_http1(
     builder.header_read_timeout(None).max_buf_size(bounds.head_bytes + READ_BYTES);
     let serving = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
     let mut serving = pin!(serving);
+    // Asked when it has something to say, and not each time that the connection has: that would take two locks, which
+    // all connections share.
+    let mut draining: FuturesUnordered<_> = [shared.draining.cancelled()].into_iter().collect();
     tokio::select! {
+        biased;
         ended = serving.as_mut() => {
             tell(&findings, &ended, connection, &shared.seen);
             findings.tunnel_ended().await;
             return ended.map_err(io::Error::other);
         }
-        () = shared.draining.cancelled() => serving.as_mut().graceful_shutdown(),
+        _ = draining.next() => serving.as_mut().graceful_shutdown(),
     }
     let ended = serving.await;
     tell(&findings, &ended, connection, &shared.seen);

@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod facts;
 pub mod file_body;
 mod forward;
+mod frames;
 pub mod host;
 pub mod isolate;
 pub mod negotiate;

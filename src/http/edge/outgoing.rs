@@ -154,17 +154,19 @@ pub(super) fn sign(
     let proto = if about.connection.is_tls { "https" } else { "http" };
     let host = about.authority.as_bytes();
     if let Some(peer) = about.connection.peer.map(|peer| peer.ip().to_canonical()) {
+        to.extend_from_slice(if peer.is_ipv6() { &b"forwarded: for=\"["[..] } else { b"forwarded: for=" });
+        let start = to.len();
         // A vector takes whatever it is given.
-        let _never_fails = match peer.is_ipv6() {
-            true => write!(to, "forwarded: for=\"[{peer}]\";host=\""),
-            false => write!(to, "forwarded: for={peer};host=\""),
-        };
+        let _never_fails = write!(to, "{peer}");
+        let text = start..to.len();
+        to.extend_from_slice(if peer.is_ipv6() { &b"]\";host=\""[..] } else { b";host=\"" });
         to.extend_from_slice(host);
         let _never_fails = write!(to, "\";proto={proto}\r\n{FORWARDED_FOR}: ");
         if let Some(chain) = before.chain {
             let _never_fails = write!(to, "{chain}, ");
         }
-        let _never_fails = write!(to, "{peer}\r\n");
+        to.extend_from_within(text);
+        to.extend_from_slice(b"\r\n");
     }
     line(to, CDN_LOOP, mark.as_bytes());
     line(to, FORWARDED_PROTO, before.proto.map_or(proto.as_bytes(), HeaderValue::as_bytes));

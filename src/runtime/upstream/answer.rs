@@ -20,12 +20,13 @@ pub struct OriginBody {
     link: Option<Box<Link>>,
     /// Given back with it, or with the body.
     turn: Option<Turn>,
-    last: Instant,
+    /// When something came last, as far as anybody has had to wait since.
+    last: Option<Instant>,
 }
 
 impl OriginBody {
     pub(super) fn new(link: Box<Link>, turn: Turn, cx: &mut Context<'_>) -> Self {
-        let mut body = Self { link: Some(link), turn: Some(turn), last: Instant::now() };
+        let mut body = Self { link: Some(link), turn: Some(turn), last: None };
         // At once where there is no body to read: nobody would ask for one.
         body.settle(cx);
         body
@@ -56,7 +57,7 @@ impl Body for OriginBody {
                 if let Some(behind) = frame.trailers_mut() {
                     trailers::keep_allowed(behind);
                 }
-                this.last = Instant::now();
+                this.last = None;
                 this.settle(cx);
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -70,7 +71,8 @@ impl Body for OriginBody {
             }
             Poll::Pending => {
                 // An origin that answered early may wait for the whole request before it goes on.
-                let last = link.exchange.sent_last().map_or(this.last, |sent| this.last.max(sent));
+                let last = *this.last.get_or_insert_with(Instant::now);
+                let last = link.exchange.sent_last().map_or(last, |sent| last.max(sent));
                 let due = last + turn.policy().idle_timeout;
                 if !link.alarm.is_over(cx, due) {
                     return Poll::Pending;

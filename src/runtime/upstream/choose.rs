@@ -39,7 +39,6 @@ impl Drop for Turn {
 impl Upstream {
     /// The next origin, none of `tried`. `None` where all have as many requests as they may.
     pub(super) fn choose(self: &Arc<Self>, tried: u64) -> Option<Turn> {
-        let now = self.now_ms();
         let is_fresh = |at: usize| tried & (1 << (at % 64)) == 0;
         let best = |wants_well: bool| {
             let count = self.origins.len();
@@ -47,7 +46,7 @@ impl Upstream {
             let first = if count > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % count } else { 0 };
             (0..count)
                 .map(|step| (first + step) % count)
-                .filter(|at| is_fresh(*at) && (!wants_well || self.is_taken_into_account(*at, now)))
+                .filter(|at| is_fresh(*at) && (!wants_well || self.is_taken_into_account(*at)))
                 .map(|at| (self.origins[at].in_hand.load(Ordering::Relaxed), at))
                 .min_by_key(|(in_hand, _)| *in_hand)
         };
@@ -57,9 +56,11 @@ impl Upstream {
         (before < self.policy.connections_per_origin as usize).then_some(turn)
     }
 
-    fn is_taken_into_account(&self, at: usize, now_ms: u64) -> bool {
+    fn is_taken_into_account(&self, at: usize) -> bool {
         let origin = &self.origins[at];
-        origin.is_well.load(Ordering::Relaxed) && origin.ejected_until.load(Ordering::Relaxed) <= now_ms
+        let ejected_until = origin.ejected_until.load(Ordering::Relaxed);
+        // Most were never ejected, and the clock is asked in vain.
+        origin.is_well.load(Ordering::Relaxed) && (ejected_until == 0 || ejected_until <= self.now_ms())
     }
 
     /// An origin that answered is in nobody's doubt any more.

@@ -3,6 +3,7 @@
 //! and a dropped link ends the origin's work at once. Never knows what the bytes mean.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -33,7 +34,6 @@ pub struct Link {
     piece: Bytes,
     tail: Bytes,
     read_bytes: usize,
-    has_large_buffer: bool,
     pub(super) alarm: Alarm,
     pub(super) exchange: Exchange,
     pub(super) idle_since: Instant,
@@ -49,7 +49,6 @@ impl Link {
             piece: Bytes::new(),
             tail: Bytes::new(),
             read_bytes: FIRST_READ_BYTES,
-            has_large_buffer: false,
             alarm: Alarm::default(),
             exchange: Exchange::default(),
             idle_since: Instant::now(),
@@ -58,13 +57,24 @@ impl Link {
 
     /// Reads what is there, after what was read before. 0: the origin has closed.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read_bytes == FIRST_READ_BYTES {
+            // By way of the stack, which is near the processor: what is kept is then as large as what came.
+            let mut space = [const { MaybeUninit::uninit() }; FIRST_READ_BYTES];
+            let mut space = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut space))?;
+            let read = space.filled().len();
+            self.input.extend_from_slice(space.filled());
+            if read == FIRST_READ_BYTES {
+                self.read_bytes *= 2;
+            }
+            return Poll::Ready(Ok(read));
+        }
         self.input.reserve(self.read_bytes);
         let room = self.input.capacity() - self.input.len();
         let read = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input))?;
         // A large answer is read in large pieces, a small one costs no large buffer.
         if read == room {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES);
-            self.has_large_buffer = true;
         } else if read < FIRST_READ_BYTES {
             self.read_bytes = FIRST_READ_BYTES;
         }
@@ -149,10 +159,8 @@ impl Link {
         if self.output.capacity() > JOINED_BYTES {
             self.output = Vec::new();
         }
-        if std::mem::take(&mut self.has_large_buffer) {
-            self.read_bytes = FIRST_READ_BYTES;
-            self.input = BytesMut::new();
-        }
+        self.read_bytes = FIRST_READ_BYTES;
+        self.input = BytesMut::new();
     }
 
     /// For another protocol: the socket, and what was read of it already.

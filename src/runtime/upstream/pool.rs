@@ -1,12 +1,11 @@
 //! Owns the connections to one origin that have no request: a shelf for each serving thread, open to all.
-//! Never locks, never waits, and never keeps more than its bound.
+//! Never waits: a shelf that another thread is at is passed by. Never keeps more than its bound.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, TryLockError};
 use std::task::Context;
 use std::time::Duration;
-
-use crossbeam_queue::ArrayQueue;
 
 use super::link::Link;
 
@@ -27,13 +26,32 @@ fn this_thread() -> usize {
 
 /// Idle connections.
 pub struct Pool {
-    shelves: Box<[ArrayQueue<Box<Link>>]>,
+    shelves: Box<[Shelf]>,
+    /// The bound of each shelf.
+    kept: usize,
+}
+
+/// What was put here last is taken first: what it needs of socket and memory is still near the processor, and the
+/// others grow old enough to be let go. Held for the moment of one step only.
+#[derive(Default)]
+struct Shelf(Mutex<Vec<Box<Link>>>);
+
+impl Shelf {
+    /// `None` while another thread is at it.
+    fn at<T>(&self, step: impl FnOnce(&mut Vec<Box<Link>>) -> T) -> Option<T> {
+        match self.0.try_lock() {
+            Ok(mut links) => Some(step(&mut links)),
+            // A list is whole whatever happened to who held it.
+            Err(TryLockError::Poisoned(links)) => Some(step(&mut links.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
 }
 
 impl Pool {
     /// `kept` is the bound of each shelf.
     pub fn new(threads: usize, kept: usize) -> Self {
-        Self { shelves: (0..threads.max(1)).map(|_| ArrayQueue::new(kept.max(1))).collect() }
+        Self { shelves: (0..threads.max(1)).map(|_| Shelf::default()).collect(), kept: kept.max(1) }
     }
 
     /// A connection that can be used at once: one of this thread's, else another's, whose socket wakes us through
@@ -43,7 +61,7 @@ impl Pool {
         for at in 0..self.shelves.len() {
             let shelf = &self.shelves[(own + at) % self.shelves.len()];
             // Bounded by the shelf: what is not usable is dropped, which closes it.
-            while let Some(mut link) = shelf.pop() {
+            while let Some(mut link) = shelf.at(Vec::pop).flatten() {
                 if link.idle_since.elapsed() < keep_idle && link.is_usable(cx) {
                     return Some(link);
                 }
@@ -56,11 +74,16 @@ impl Pool {
     /// moment only.
     pub fn sweep(&self, keep_idle: Duration, cx: &mut Context<'_>) {
         for shelf in &self.shelves {
-            // As many as there are now: what is put back meanwhile was just used.
-            for _ in 0..shelf.len() {
-                let Some(mut link) = shelf.pop() else { break };
+            // From the oldest on, as many as there are now: what is put back meanwhile was just used.
+            let count = shelf.at(|links| links.len()).unwrap_or(0);
+            let mut next = 0;
+            for _ in 0..count {
+                let taken = shelf.at(|links| (next < links.len()).then(|| links.remove(next))).flatten();
+                let Some(mut link) = taken else { break };
                 if link.idle_since.elapsed() < keep_idle && link.is_usable(cx) {
-                    drop(shelf.push(link));
+                    let place = next;
+                    let put_back = shelf.at(|links| links.insert(place.min(links.len()), link));
+                    next += usize::from(put_back.is_some());
                 }
             }
         }
@@ -68,9 +91,21 @@ impl Pool {
 
     /// Keeps a connection whose answer is over; a full shelf lets it go.
     pub fn keep(&self, mut link: Box<Link>, cx: &mut Context<'_>) {
-        if link.is_usable(cx) {
-            link.rest();
-            drop(self.shelves[this_thread() % self.shelves.len()].push(link));
+        if !link.is_usable(cx) {
+            return;
+        }
+        link.rest();
+        let own = this_thread() % self.shelves.len();
+        let mut link = Some(link);
+        for at in 0..self.shelves.len() {
+            let put = |links: &mut Vec<Box<Link>>| {
+                if links.len() < self.kept {
+                    links.extend(link.take());
+                }
+            };
+            if self.shelves[(own + at) % self.shelves.len()].at(put).is_some() {
+                break;
+            }
         }
     }
 }
