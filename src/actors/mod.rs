@@ -9,6 +9,7 @@ mod certificate_keeper;
 mod deployment;
 mod domain_checks;
 mod domain_resolver;
+mod fetches;
 mod leases;
 mod letter;
 mod origins;
@@ -37,6 +38,8 @@ pub struct ActorParts {
     pub pipeline: Pipeline,
     pub queue: Queue,
     pub tables: Arc<Tables>,
+    /// Versions that are brought to this edge's disk at once.
+    pub fetches_at_once: usize,
     /// The address at which this process's edge can be probed.
     pub edge_address: String,
     /// Cancelled when the server stops: no new job is taken.

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::fetches::{self, Fetches};
 use super::origins::upstream_of;
 use super::{ActorParts, Child, ChildStopped, child_actor};
-use crate::domain::Digest;
 use crate::routing::{Live, Split, WorkerRoute};
-use crate::runtime::{PackSource, SiteVersion, VersionId};
+use crate::runtime::{SiteVersion, VersionId};
 use crate::store::routes::{LiveRow, RouteChanges, VersionRow};
 
 /// A dead broker only delays a change by this.
@@ -23,6 +23,7 @@ pub struct WorkerRegistry {
     parts: ActorParts,
     owner: Recipient<ChildStopped>,
     book: Book,
+    fetches: Fetches,
     reported: Option<Instant>,
 }
 
@@ -31,8 +32,9 @@ pub struct WorkerRegistry {
 struct Book {
     /// The epoch up to which changes were read; a fresh registry has read none.
     epoch: i64,
-    /// What could not be installed yet: tried again at every look. One broken version must not hold
-    /// up the table for everybody else; who waits for it asks the front door itself.
+    /// What is not installed here yet: looked at again at every look, and fetched beside this actor. One version
+    /// that is large, or broken, must not hold up the table for everybody else; who waits for it asks the front door
+    /// itself.
     missing_versions: HashMap<String, VersionRow>,
     missing_live: HashMap<String, LiveRow>,
 }
@@ -50,7 +52,7 @@ impl Book {
 
 impl WorkerRegistry {
     pub(super) fn new(parts: ActorParts, owner: Recipient<ChildStopped>) -> Self {
-        Self { parts, owner, book: Book::default(), reported: None }
+        Self { parts, owner, book: Book::default(), fetches: Fetches::default(), reported: None }
     }
 }
 
@@ -93,12 +95,13 @@ impl Handler<Refresh> for WorkerRegistry {
             let reported = (report_due || book.epoch != known) && report(&parts, book.confirmed()).await;
             Ok((book, reported))
         };
-        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |done: Result<_, String>, this, _| {
+        AtomicResponse::new(Box::pin(work.into_actor(self).map(move |done: Result<_, String>, this, ctx| {
             let (book, reported) = done?;
             if reported {
                 this.reported = Some(Instant::now());
             }
             this.book = book;
+            this.fetch(ctx);
             let epoch = this.book.epoch;
             if epoch >= order.at_least {
                 Ok(epoch)
@@ -106,6 +109,27 @@ impl Handler<Refresh> for WorkerRegistry {
                 Err(format!("the routes are at epoch {epoch}, not yet at {}", order.at_least))
             }
         })))
+    }
+}
+
+impl WorkerRegistry {
+    /// Begins to fetch what is not here.
+    fn fetch(&mut self, ctx: &mut Context<Self>) {
+        let missing: Vec<&str> = self.book.missing_versions.keys().map(String::as_str).collect();
+        for id in self.fetches.due(&missing, self.parts.fetches_at_once) {
+            let (parts, row) = (self.parts.clone(), self.book.missing_versions[id].clone());
+            let id = id.to_owned();
+            // A task of its own: this actor's is stopped while it publishes.
+            let fetching = actix::spawn(async move { fetches::fetch(&parts, &row).await });
+            ctx.spawn(fetching.into_actor(self).map(move |ended, this, ctx| {
+                let ended = ended.unwrap_or_else(|e| Err(e.to_string()));
+                let is_here = ended.is_ok();
+                this.fetches.ended(&id, ended);
+                if is_here {
+                    ctx.notify(Refresh { at_least: 0 });
+                }
+            }));
+        }
     }
 }
 
@@ -127,6 +151,10 @@ async fn refresh(parts: &ActorParts, mut book: Book) -> Result<Book, String> {
     }
     // Who knows nothing yet has read the whole record, and what it does not name is gone.
     let whole = (book.epoch == 0).then(|| Named::of(&changes));
+    if whole.is_some() {
+        // Nothing is served before all of it was tried once.
+        fetches::fetch_all(parts, &changes.versions).await;
+    }
     apply(parts, &mut book, changes).await?;
     if let Some(named) = whole {
         parts.tables.retain_workers(|w| named.workers.contains(w), |l| named.previews.contains(l));
@@ -181,14 +209,14 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
             Err(e) => {
                 // Said once, not at every look.
                 if !missed_versions.contains_key(id) {
-                    tracing::warn!(version.id = %id, error = %e, "a version could not be installed; trying on");
+                    tracing::info!(version.id = %id, reason = %e, "a version is not served yet");
                 }
                 book.missing_versions.insert(id.clone(), version.clone());
             }
         }
     }
     for (worker, row) in &live {
-        match live_of(parts, &loaded, row).await {
+        match live_of(parts, &loaded, &mut book.missing_versions, row).await {
             Ok(live) => {
                 parts.tables.publish_worker(WorkerRoute {
                     worker: worker.as_str().into(),
@@ -212,6 +240,7 @@ async fn apply(parts: &ActorParts, book: &mut Book, changes: RouteChanges) -> Re
 async fn live_of(
     parts: &ActorParts,
     loaded: &HashMap<&str, Arc<SiteVersion>>,
+    missing: &mut HashMap<String, VersionRow>,
     row: &LiveRow,
 ) -> Result<Live, String> {
     // What the operator registered wins over what was deployed.
@@ -220,15 +249,16 @@ async fn live_of(
         return Ok(Live::Upstream(upstream_of(settings, &parts.tables, &row.worker_name, upstream)));
     }
     let Some(id) = &row.version_id else { return Ok(Live::Nothing) };
-    let live = site_of(parts, loaded, row, id).await?;
+    let live = site_of(parts, loaded, missing, row, id).await?;
     let Some(split) = &row.split else { return Ok(Live::Site(live)) };
-    let other = site_of(parts, loaded, row, &split.version_id).await?;
+    let other = site_of(parts, loaded, missing, row, &split.version_id).await?;
     Ok(Live::Split(Arc::new(Split { live, other, percent: split.percent })))
 }
 
 async fn site_of(
     parts: &ActorParts,
     loaded: &HashMap<&str, Arc<SiteVersion>>,
+    missing: &mut HashMap<String, VersionRow>,
     row: &LiveRow,
     id: &str,
 ) -> Result<Arc<SiteVersion>, String> {
@@ -237,7 +267,11 @@ async fn site_of(
     }
     let version = parts.pipeline.control.store.version_get(id).await.map_err(|e| e.to_string())?;
     let version = version.ok_or_else(|| format!("version {id} has no row"))?;
-    load(parts, &version, &row.worker_name).await
+    let site = load(parts, &version, &row.worker_name).await;
+    if site.is_err() {
+        missing.insert(version.id.clone(), version);
+    }
+    site
 }
 
 async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Result<Option<String>, String> {
@@ -246,12 +280,12 @@ async fn worker_of(parts: &ActorParts, version: &VersionRow) -> Result<Option<St
     Ok(project.map_err(|e| e.to_string())?.map(|p| p.worker_name))
 }
 
-/// Opens a version from this edge's disk, fetching it from the blob store if it is not there.
+/// Opens a version from this edge's disk.
 async fn load(parts: &ActorParts, row: &VersionRow, owner: &str) -> Result<Arc<SiteVersion>, String> {
     let versions = Arc::clone(&parts.pipeline.versions);
     let id = VersionId::parse(&row.id).map_err(|e| e.to_string())?;
     if !versions.contains(&id) {
-        fetch(parts, row, &id).await?;
+        return Err("it is not on this disk yet".to_owned());
     }
     let owner = owner.to_owned();
     let created = u64::try_from(row.created_at / 1_000).unwrap_or(0);
@@ -259,25 +293,4 @@ async fn load(parts: &ActorParts, row: &VersionRow, owner: &str) -> Result<Arc<S
         .await
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())
-}
-
-async fn fetch(parts: &ActorParts, row: &VersionRow, id: &VersionId) -> Result<(), String> {
-    let digest = |text: &str| Digest::parse(text).map_err(|e| e.to_string());
-    let blobs = &parts.pipeline.control.blobs;
-    let manifest = blobs.get(&row.org_id, &digest(&row.manifest_digest)?).await.map_err(|e| e.to_string())?;
-    let folder = &parts.pipeline.scratch;
-    tokio::fs::create_dir_all(folder).await.map_err(|e| e.to_string())?;
-    let temporary = folder.join(format!("fetch-{}-{}", row.id, crate::domain::id::random()));
-    let fetched = async {
-        blobs
-            .get_file(&row.org_id, &digest(&row.pack_digest)?, &temporary)
-            .await
-            .map_err(|e| e.to_string())?;
-        let source = PackSource::Path(temporary.clone());
-        parts.pipeline.versions.install(id, manifest, source).await.map_err(|e| e.to_string())
-    }
-    .await;
-    // Installed or not, the copy has served its purpose.
-    drop(tokio::fs::remove_file(&temporary).await);
-    fetched
 }

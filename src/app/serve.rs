@@ -108,6 +108,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
         pipeline,
         queue: parts.queue.clone(),
         tables: Arc::clone(&tables),
+        fetches_at_once: settings.runtime.fetches,
         edge_address,
         draining: draining.clone(),
     };

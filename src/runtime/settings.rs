@@ -21,6 +21,8 @@ pub struct Settings {
     pub sendfile_bytes: u64,
     /// Files of versions that are kept open.
     pub open_files: u64,
+    /// Versions that one edge brings to its disk at once.
+    pub fetches: usize,
     /// Files larger than this are stored as they are, without compressed copies.
     pub compress_file_bytes: u64,
     /// Threads that compress one version; 0 means one per processor.

@@ -21,6 +21,7 @@ pub fn settings() -> Settings {
         stream_chunk_bytes: 64 << 10,
         sendfile_bytes: 128 << 10,
         open_files: 16,
+        fetches: 4,
         compress_file_bytes: 8 << 20,
         compress_threads: 1,
     }
