@@ -28,6 +28,7 @@ mod m0011_kept_answers;
 mod m0012_upstream_ca;
 mod m0013_renewal_info;
 mod m0014_host_changes;
+mod m0015_pipeline_guards;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -67,6 +68,7 @@ impl MigratorTrait for Later {
             Box::new(m0012_upstream_ca::Migration),
             Box::new(m0013_renewal_info::Migration),
             Box::new(m0014_host_changes::Migration),
+            Box::new(m0015_pipeline_guards::Migration),
         ]
     }
 

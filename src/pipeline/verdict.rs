@@ -109,6 +109,9 @@ mod tests {
             created_at: 0,
             updated_at: 0,
             finished_at: None,
+            redrives: 0,
+            hand_overs: 0,
+            resume_from: None,
         }
     }
 

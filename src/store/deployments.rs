@@ -303,6 +303,9 @@ async fn create_in(
         created_at: now,
         updated_at: now,
         finished_at: None,
+        redrives: 0,
+        hand_overs: 0,
+        resume_from: None,
     };
     deployment::Entity::insert(deployment::ActiveModel::from(row.clone())).exec_without_returning(tx).await?;
     let steps = Step::ALL.iter().map(|step| deployment_step::ActiveModel {
