@@ -1,7 +1,5 @@
 CREATE INDEX deployment_due ON deployment (due_at, created_at) WHERE status = 'queued'
 ;
-CREATE INDEX deployment_line ON deployment (project_id, target, seq) WHERE status = 'queued'
-;
 CREATE INDEX deployment_waiting ON deployment (org_id) WHERE status = 'queued'
 ;
 CREATE INDEX deployment_rung ON deployment (rung_at) WHERE status = 'queued' AND rung_at IS NOT NULL

@@ -10,6 +10,4 @@ DROP INDEX deployment_rung
 ;
 DROP INDEX deployment_waiting
 ;
-DROP INDEX deployment_line
-;
 DROP INDEX deployment_due

@@ -50,10 +50,15 @@ child_actor!(DeploymentActor);
 /// Pulls until the server drains.
 async fn pull(parts: &ActorParts, slot: usize) {
     let mut jobs = parts.queue.jobs();
-    let owner = format!("{}/{slot}", parts.pipeline.node);
+    let mut deliveries = 0u64;
     while !parts.draining.is_cancelled() {
         match next(&mut jobs, parts).await {
-            Some(delivery) => one(parts, &owner, delivery).await,
+            Some(delivery) => {
+                deliveries += 1;
+                // Of one delivery alone: a claim that is asked for again after a lost answer is known by it.
+                let owner = format!("{}/{slot}/{deliveries}", parts.pipeline.node);
+                one(parts, &owner, delivery).await;
+            }
             None => tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = parts.draining.cancelled() => {}
@@ -126,7 +131,7 @@ async fn claim(
 
 async fn walk(parts: &ActorParts, row: &DeploymentRow, delivery: Delivery) {
     tracing::info!(deployment.id = %row.id, attempt = row.attempt, fence = row.fence, "deployment claimed");
-    let stop = Stop { draining: parts.draining.clone() };
+    let stop = Stop { draining: parts.draining.clone(), grace: parts.grace };
     let held = &delivery;
     let progress = move || -> BoxFuture<'_, ()> {
         Box::pin(async move {

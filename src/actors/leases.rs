@@ -4,7 +4,7 @@
 use super::ActorParts;
 use super::letter::{job_of, letter};
 use crate::domain::{Cause, Fault, Step};
-use crate::pipeline::{FINAL_HINT, RETRY_HINT, delay_ms};
+use crate::pipeline::{FINAL_HINT, RETRY_HINT, seconds_ms};
 use crate::queue::DeadLetterClass;
 use crate::store::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use crate::store::journal::Hold;
@@ -30,7 +30,8 @@ pub(super) async fn end_leases(parts: &ActorParts, batch: u64) {
                 continue;
             }
         };
-        let delay = delay_ms(&control.settings.pipeline, row.attempt);
+        // Nothing about the deployment has failed that would be mended by waiting.
+        let delay = seconds_ms(control.settings.pipeline.retry_crashed_seconds);
         match control.store.lease_expire(&hold, &cause, delay).await {
             Ok(true) => {
                 tracing::warn!(deployment.id = %row.id, attempt = row.attempt, "an expired lease was ended")

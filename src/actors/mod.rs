@@ -15,9 +15,11 @@ mod letter;
 mod origins;
 mod supervisor;
 mod sweep;
+mod watch;
 mod worker_registry;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +46,10 @@ pub struct ActorParts {
     pub edge_address: String,
     /// Cancelled when the server stops: no new job is taken.
     pub draining: CancellationToken,
+    /// How long a step that runs then may go on before it is cut off.
+    pub grace: Duration,
+    /// Cancelled when every deployment has been handed over: until then somebody rings for them.
+    pub stopping: CancellationToken,
 }
 
 /// A child of the supervisor.

@@ -8,12 +8,10 @@ use actix::prelude::*;
 
 use super::leases::end_leases;
 use super::letter::{invalid, job_of};
-use super::{ActorParts, Child, ChildStopped, child_actor};
-use crate::domain::time::now_ms;
+use super::{ActorParts, Child, ChildStopped, child_actor, watch};
 use crate::pipeline::{Pipeline, sweep_scratch};
-use crate::queue::{DeployJob, MAX_DELIVERIES, Ring, StoredMessage};
+use crate::queue::{DeployJob, Ring, StoredMessage};
 use crate::store::StoreError;
-use crate::store::deployments::DeploymentRow;
 use crate::store::journal::Hold;
 
 /// Messages looked at for leftovers in one thorough sweep.
@@ -50,17 +48,32 @@ impl Actor for Sweep {
 
 child_actor!(Sweep);
 
+/// Goes on while the server stops, until the last deployment is handed over: who takes it must hear of it.
 async fn sweep(parts: &ActorParts) {
     let settings = &parts.pipeline.control.settings.sweep;
-    let mut tick = tokio::time::interval(Duration::from_millis(settings.interval_ms));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while !parts.draining.is_cancelled() {
+    let interval = Duration::from_millis(settings.interval_ms);
+    let mut due = tokio::time::Instant::now();
+    while !parts.stopping.is_cancelled() {
         tokio::select! {
             () = parts.pipeline.control.doorbell.notified() => {}
-            _ = tick.tick() => end_leases(parts, settings.batch).await,
-            () = parts.draining.cancelled() => return,
+            () = tokio::time::sleep_until(due) => {
+                let began = tokio::time::Instant::now();
+                end_leases(parts, settings.batch).await;
+                watch::quickly(parts, settings.batch).await;
+                due = began + next_look(parts, interval).await;
+            }
+            () = parts.stopping.cancelled() => return,
         }
         ring_due(parts, settings.batch).await;
+    }
+}
+
+/// When the next lease runs out, or a while from now.
+async fn next_look(parts: &ActorParts, interval: Duration) -> Duration {
+    match parts.pipeline.control.store.lease_next_end_ms().await {
+        // A moment behind its end.
+        Ok(Some(ms)) => Duration::from_millis(u64::try_from(ms).unwrap_or(0) + 5).min(interval),
+        Ok(None) | Err(_) => interval,
     }
 }
 
@@ -109,7 +122,7 @@ async fn sweep_thoroughly(parts: &ActorParts) {
     }
 }
 
-/// Streams that are gone, rings that were never answered, messages that used up their deliveries.
+/// Streams that are gone, rings that were lost, messages that used up their deliveries.
 async fn queue(parts: &ActorParts, batch: u64) {
     let store = &parts.pipeline.control.store;
     match parts.queue.reconcile().await {
@@ -122,38 +135,12 @@ async fn queue(parts: &ActorParts, batch: u64) {
             Err(e) => tracing::error!(error = %e, "waiting rows could not be rung again"),
         },
         Ok(_) => {}
-        Err(e) => return tracing::warn!(error = %e, "the queue could not be looked after"),
+        // What is wrong with its settings is no reason to leave its messages alone.
+        Err(e) => tracing::warn!(error = %e, "the queue could not be looked after"),
     }
+    watch::thoroughly(parts, batch).await;
     let Ok(stats) = parts.queue.inspect().await else { return };
-    let nats = &parts.pipeline.control.settings.nats;
-    let deliveries = u64::try_from(MAX_DELIVERIES).unwrap_or(3);
-    let patience_ms = i64::try_from((deliveries + 1) * nats.ack_wait_seconds * 1_000).unwrap_or(i64::MAX);
-    let unanswered = match store.ring_unanswered(patience_ms, batch).await {
-        Ok(rows) => rows,
-        Err(e) => return tracing::warn!(error = %e, "unanswered rings could not be read"),
-    };
-    for row in unanswered {
-        let Some(sequence) = row.ring_sequence.and_then(|s| u64::try_from(s).ok()) else { continue };
-        let Ok(message) = parts.queue.read_message(sequence).await else { continue };
-        // In a stream made anew the number may be another deployment's.
-        let found = message.is_some_and(|m| m.message_id.as_deref() == Some(&ring_id(&row)));
-        if found && sequence > stats.delivered_seq {
-            continue; // It waits in line behind others.
-        }
-        // It was delivered to somebody who died, used up its deliveries, or is lost.
-        if found {
-            drop(parts.queue.delete_message(sequence).await);
-        }
-        if let Err(e) = store.ring_again(&row.id, row.ring).await {
-            tracing::warn!(deployment.id = %row.id, error = %e, "an unanswered ring could not be taken back");
-        }
-    }
     used_up(parts, stats.first_seq, stats.delivered_seq).await;
-}
-
-/// The id under which the row's current ring was published.
-fn ring_id(row: &DeploymentRow) -> String {
-    format!("{}.{}", row.id, row.ring)
 }
 
 /// Messages that were delivered and never settled: those whose row goes on without them are removed,
@@ -207,7 +194,7 @@ async fn leftovers(parts: &ActorParts) {
     if let Err(e) = sweep_scratch(pipeline).await {
         tracing::warn!(error = %e, "scratch folders could not be swept");
     }
-    if let Err(e) = store.idempotency_forget(now_ms()).await {
+    if let Err(e) = store.idempotency_forget().await {
         tracing::warn!(error = %e, "old idempotency keys could not be forgotten");
     }
     if let Err(e) = forget_changes(parts).await {
@@ -257,8 +244,10 @@ async fn remove_retired(parts: &ActorParts) -> Result<(), String> {
     let settings = &parts.pipeline.control.settings.sweep;
     let age_ms = i64::try_from(settings.thorough_seconds * 1_000).unwrap_or(i64::MAX);
     let store = &parts.pipeline.control.store;
-    let retired = store.version_retired_ids(now_ms() - age_ms).await.map_err(|e| e.to_string())?;
-    for id in ids.map_err(|e| e.to_string())? {
+    let ids = ids.map_err(|e| e.to_string())?;
+    let names: Vec<String> = ids.iter().map(|id| id.as_str().to_owned()).collect();
+    let retired = store.version_retired_among(&names, age_ms).await.map_err(|e| e.to_string())?;
+    for id in ids {
         if retired.contains(id.as_str()) {
             let versions = std::sync::Arc::clone(&versions);
             let removed = tokio::task::spawn_blocking(move || versions.remove(&id)).await;

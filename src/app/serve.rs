@@ -37,6 +37,8 @@ use crate::queue::{Queue, ROUTES_CHANGED};
 use crate::routing::Tables;
 
 /// The table is loaded within this, or the server says so and waits on.
+/// Of the time to stop, what is kept for killing what still runs and handing it over.
+const HANDING_OVER: Duration = Duration::from_secs(5);
 const LOAD_NOTICE: Duration = Duration::from_secs(10);
 /// Between two looks at whether the table is loaded.
 const LOAD_LOOK: Duration = Duration::from_millis(10);
@@ -99,7 +101,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     check_isolation(&settings, &parts).await?;
     warn_of_shared_domain(&settings);
 
-    let draining = CancellationToken::new();
+    let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
     let book = Arc::new(AddressBook::default());
     let faults =
         Arc::new(Faults::holding(&settings.testing.hold).map_err(|e| AppError::Settings(e.to_string()))?);
@@ -111,6 +113,8 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
         fetches_at_once: settings.runtime.fetches,
         edge_address,
         draining: draining.clone(),
+        grace: limit.saturating_sub(HANDING_OVER),
+        stopping: stopping.clone(),
     };
     let builders = Arbiter::new();
     let supervisor =
@@ -161,6 +165,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     };
     tracing::info!("stopping");
     drain(&supervisor, limit).await;
+    stopping.cancel();
     drop(server_file);
     if let Err(e) = parts.control.store.edge_leave(&parts.node).await {
         tracing::warn!(error = %e, "this edge could not sign off");

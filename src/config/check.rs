@@ -51,6 +51,7 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
         "routes.changes_kept_hours",
         "must be 1 to 8760 (a year)",
     );
+    demand(s.pipeline.hand_overs >= 0, "pipeline.hand_overs", "must be at least 0");
     demand((1..=64).contains(&s.runtime.fetches), "runtime.fetches", "must be 1 to 64");
     demand(s.start.retry_ms >= 10, "start.retry_ms", "must be at least 10");
     demand((1..=64).contains(&s.pipeline.concurrency), "pipeline.concurrency", "must be 1 to 64");

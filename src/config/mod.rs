@@ -216,6 +216,8 @@ pub struct Pipeline {
     pub look_ms: u64,
     pub retry_first_seconds: u64,
     pub retry_second_seconds: u64,
+    pub retry_crashed_seconds: u64,
+    pub hand_overs: i32,
     pub total_timeout_seconds: u64,
     pub validate_timeout_seconds: u64,
     pub sync_timeout_seconds: u64,

@@ -154,6 +154,19 @@ impl Problem {
         problem.after(5)
     }
 
+    /// A commit that was never answered: nobody may be told that it did not happen.
+    fn unsure() -> Self {
+        let message = "The platform's database did not say whether this was recorded. Look before you send it again, \
+                       or send it with the same Idempotency-Key, which records it once at most.";
+        let problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "DATABASE_ERROR",
+            "Database connection failed",
+            message,
+        );
+        problem.after(5)
+    }
+
     pub fn internal() -> Self {
         let message = "The platform failed. Try again; if it stays, tell the operator this request id.";
         let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -412,6 +425,10 @@ impl From<ControlError> for Problem {
             ) => {
                 log(&e);
                 Self::database()
+            }
+            ControlError::Store(e @ StoreError::Unsure(_)) => {
+                log(&e);
+                Self::unsure()
             }
             ControlError::Blobs(e) => {
                 log(&e);

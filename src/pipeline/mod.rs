@@ -46,7 +46,7 @@ pub use faults::{Action, Faults, Point};
 pub use probe::{ProbeError, Prober};
 pub use run::{Ended, Stop, run};
 pub use step::{FINAL_HINT, RETRY_HINT, StepError};
-pub use verdict::delay_ms;
+pub use verdict::seconds_ms;
 
 /// What the walk works with. Made once, in the composition root.
 #[derive(Clone)]
@@ -71,6 +71,8 @@ pub(crate) struct Walk<'a> {
     pub hold: Hold,
     pub org: OrgId,
     pub cancel: CancellationToken,
+    /// The server is stopping: no further step begins.
+    pub draining: CancellationToken,
 }
 
 /// The six lines. `sandbox` outlives the walk, so that cleanup can destroy it whatever happened.

@@ -1,8 +1,10 @@
 //! One attempt: the walk beside its heartbeat, then cleanup and the verdict.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +30,18 @@ pub enum Ended {
 /// Why an attempt should stop before its end.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    /// The server is stopping: hand the lease over.
+    /// The server is stopping: hand the lease over at the next step.
     pub draining: CancellationToken,
+    /// How long a step may go on from then on.
+    pub grace: Duration,
+}
+
+impl Stop {
+    /// Ends when what still runs is cut off.
+    async fn deadline(&self) {
+        self.draining.cancelled().await;
+        tokio::time::sleep(self.grace).await;
+    }
 }
 
 /// Tells the broker that the message is still held.
@@ -54,20 +66,25 @@ pub async fn run(
     let Ok(org) = OrgId::parse(&row.org_id) else { return Ended::LeaseLost };
     let cancel = CancellationToken::new();
     let _entered = pipeline.control.running.enter(&row.id, row.fence, cancel.clone());
-    let walk = Walk { pipeline, row, hold: hold.clone(), org, cancel: cancel.clone() };
+    let draining = stop.draining.clone();
+    let walk = Walk { pipeline, row, hold: hold.clone(), org, cancel: cancel.clone(), draining };
     let mut sandbox = sandbox::Held::default();
     let total = Duration::from_secs(pipeline.control.settings.pipeline.total_timeout_seconds);
     let mut lost = pin!(beat(pipeline, &hold, &cancel, progress));
     let walked = tokio::select! {
-        walked = tokio::time::timeout(total, super::walk(&walk, &mut sandbox)) => match walked {
-            Ok(walked) => walked,
-            Err(_) => Err(overdue(pipeline, row, total).await),
-        },
+        walked = tokio::time::timeout(total, AssertUnwindSafe(super::walk(&walk, &mut sandbox)).catch_unwind()) => {
+            match walked {
+                Ok(Ok(walked)) => walked,
+                Ok(Err(_)) => Err(panicked(pipeline, row).await),
+                Err(_) => Err(overdue(pipeline, row, total).await),
+            }
+        }
         () = &mut lost => Err(StepError::LeaseLost),
-        () = stop.draining.cancelled() => Err(StepError::Draining),
+        () = stop.deadline() => Err(StepError::Draining),
     };
     let unfinished = walked.is_err();
-    let verdict = verdict::of(walked, row, cancel.is_cancelled());
+    let hand_overs = pipeline.control.settings.pipeline.hand_overs;
+    let verdict = verdict::of(walked, row, cancel.is_cancelled(), hand_overs);
     if matches!(verdict, Verdict::Nothing) {
         cleanup::release(&walk, &mut sandbox).await;
         return Ended::LeaseLost;
@@ -184,12 +201,23 @@ async fn beat(pipeline: &Pipeline, hold: &Hold, cancel: &CancellationToken, prog
     }
 }
 
-/// The deployment's whole time is over. It is the user's doing only while the build runs.
-async fn overdue(pipeline: &Pipeline, row: &DeploymentRow, total: Duration) -> StepError {
-    let step = match pipeline.control.store.deployment_by_id(&row.id).await {
+/// A defect of ours: the attempt ends like any other, and its actor and its lease live on.
+async fn panicked(pipeline: &Pipeline, row: &DeploymentRow) -> StepError {
+    let step = current_step(pipeline, row).await;
+    let summary = "The platform met a defect of its own in this step.";
+    StepError::Failed { cause: Cause::new(Fault::Unknown, step, summary, super::RETRY_HINT), source: None }
+}
+
+async fn current_step(pipeline: &Pipeline, row: &DeploymentRow) -> Option<Step> {
+    match pipeline.control.store.deployment_by_id(&row.id).await {
         Ok(Some(now)) => now.current_step.as_deref().and_then(Step::parse),
         _ => None,
-    };
+    }
+}
+
+/// The deployment's whole time is over. It is the user's doing only while the build runs.
+async fn overdue(pipeline: &Pipeline, row: &DeploymentRow, total: Duration) -> StepError {
+    let step = current_step(pipeline, row).await;
     let fault = if step == Some(Step::Build) { Fault::User } else { Fault::Platform };
     let summary = format!("killed: time limit {} s for the whole deployment", total.as_secs());
     let cause = Cause::new(fault, step, summary, "Make the build faster, or ask for a higher time limit.");

@@ -128,6 +128,10 @@ pub async fn run<T>(
     if walk.cancel.is_cancelled() {
         return Err(StepError::Cancelled(CancelReason::Requested));
     }
+    // What is live is finished here: nothing of it is left to another server but to tidy up.
+    if walk.draining.is_cancelled() && step != Step::Cleanup {
+        return Err(StepError::Draining);
+    }
     persist(step, || store.step_begin(&walk.hold, step)).await?;
     walk.pipeline.faults.reach(walk, step, Side::Begin).await?;
     let limit = timeout(walk, step);

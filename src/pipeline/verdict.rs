@@ -24,12 +24,24 @@ pub enum Verdict {
     Nothing,
 }
 
-/// Decides. A cancel that was asked beats a failure that its own kill provoked.
-pub fn of(walked: Result<Option<Digest>, StepError>, row: &DeploymentRow, cancelled: bool) -> Verdict {
+/// Decides. A cancel that was asked beats a failure that its own kill provoked. After `hand_overs` of them, a server
+/// that stops costs an attempt: what never comes to its end between two stops must end all the same.
+pub fn of(
+    walked: Result<Option<Digest>, StepError>,
+    row: &DeploymentRow,
+    cancelled: bool,
+    hand_overs: i32,
+) -> Verdict {
     match walked {
         Ok(tree) => Verdict::Completed { tree },
         Err(StepError::LeaseLost) => Verdict::Nothing,
-        Err(StepError::Draining) => Verdict::HandOver,
+        Err(StepError::Draining) if cancelled => Verdict::Cancelled(CancelReason::Requested),
+        Err(StepError::Draining) if row.hand_overs < hand_overs => Verdict::HandOver,
+        Err(StepError::Draining) => {
+            let summary = format!("Servers stopped {} times while this was built.", row.hand_overs + 1);
+            let cause = Cause::new(Fault::Platform, None, summary, super::RETRY_HINT);
+            platform(row, cause)
+        }
         Err(StepError::Cancelled(reason)) => Verdict::Cancelled(reason),
         Err(StepError::Failed { .. }) if cancelled => Verdict::Cancelled(CancelReason::Requested),
         Err(StepError::Failed { cause, source }) => {
@@ -45,23 +57,27 @@ pub fn of(walked: Result<Option<Digest>, StepError>, row: &DeploymentRow, cancel
             );
             match cause.class {
                 Fault::User => Verdict::Failed(cause),
-                Fault::Platform | Fault::Unknown if row.attempt >= MAX_ATTEMPTS => {
-                    Verdict::DeadLetter(Cause { hint: FINAL_HINT.into(), ..cause })
-                }
-                Fault::Platform | Fault::Unknown => Verdict::Retry(cause),
+                Fault::Platform | Fault::Unknown => platform(row, cause),
             }
         }
     }
 }
 
-/// Five seconds after the first failure, thirty after the second (settings).
-pub fn retry_delay_ms(pipeline: &Pipeline, attempt: i32) -> i64 {
-    delay_ms(&pipeline.control.settings.pipeline, attempt)
+fn platform(row: &DeploymentRow, cause: Cause) -> Verdict {
+    if row.attempt >= MAX_ATTEMPTS {
+        Verdict::DeadLetter(Cause { hint: FINAL_HINT.into(), ..cause })
+    } else {
+        Verdict::Retry(cause)
+    }
 }
 
-/// As `retry_delay_ms`, for the sweep.
-pub fn delay_ms(settings: &crate::config::Pipeline, attempt: i32) -> i64 {
-    let seconds = if attempt <= 1 { settings.retry_first_seconds } else { settings.retry_second_seconds };
+/// Five seconds after the first failure, thirty after the second (settings).
+pub fn retry_delay_ms(pipeline: &Pipeline, attempt: i32) -> i64 {
+    let settings = &pipeline.control.settings.pipeline;
+    seconds_ms(if attempt <= 1 { settings.retry_first_seconds } else { settings.retry_second_seconds })
+}
+
+pub fn seconds_ms(seconds: u64) -> i64 {
     i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX)
 }
 
@@ -119,16 +135,25 @@ mod tests {
     fn users_failures_are_final_and_the_third_platform_failure_is_a_dead_letter() {
         let user = || Err(StepError::user(Step::Build, "s", "h"));
         let platform = || Err(StepError::platform(Step::Build, "s", "e"));
-        assert!(matches!(of(user(), &row(1), false), Verdict::Failed(_)));
-        assert!(matches!(of(platform(), &row(1), false), Verdict::Retry(_)));
-        assert!(matches!(of(platform(), &row(2), false), Verdict::Retry(_)));
-        assert!(matches!(of(platform(), &row(3), false), Verdict::DeadLetter(_)));
+        assert!(matches!(of(user(), &row(1), false, 10), Verdict::Failed(_)));
+        assert!(matches!(of(platform(), &row(1), false, 10), Verdict::Retry(_)));
+        assert!(matches!(of(platform(), &row(2), false, 10), Verdict::Retry(_)));
+        assert!(matches!(of(platform(), &row(3), false, 10), Verdict::DeadLetter(_)));
     }
 
     #[test]
     fn a_cancel_beats_the_failure_it_provokes_and_a_lost_lease_decides_nothing() {
         let failed = Err(StepError::user(Step::Build, "s", "h"));
-        assert!(matches!(of(failed, &row(1), true), Verdict::Cancelled(CancelReason::Requested)));
-        assert!(matches!(of(Err(StepError::LeaseLost), &row(3), true), Verdict::Nothing));
+        assert!(matches!(of(failed, &row(1), true, 10), Verdict::Cancelled(CancelReason::Requested)));
+        assert!(matches!(of(Err(StepError::LeaseLost), &row(3), true, 10), Verdict::Nothing));
+    }
+    #[test]
+    fn a_hand_over_costs_nothing_until_it_is_one_of_many() {
+        let stopped = || Err(StepError::Draining);
+        let often = |attempt| DeploymentRow { hand_overs: 10, ..row(attempt) };
+        assert!(matches!(of(stopped(), &row(3), false, 10), Verdict::HandOver));
+        assert!(matches!(of(stopped(), &row(1), true, 10), Verdict::Cancelled(CancelReason::Requested)));
+        assert!(matches!(of(stopped(), &often(1), false, 10), Verdict::Retry(_)));
+        assert!(matches!(of(stopped(), &often(3), false, 10), Verdict::DeadLetter(_)));
     }
 }

@@ -33,6 +33,30 @@ const FIXED: [&str; 8] = [
     "filter_subject",
 ];
 
+/// Keys that we never set, and that would lose messages or hold them back. The broker refuses to unset some; that is
+/// told as it says it.
+const UNSET_IN_STREAMS: [&str; 8] = [
+    "max_age",
+    "max_msgs_per_subject",
+    "max_consumers",
+    "no_ack",
+    "mirror",
+    "sources",
+    "sealed",
+    "subject_transform",
+];
+const UNSET_IN_CONSUMERS: [&str; 9] = [
+    "headers_only",
+    "pause_until",
+    "inactive_threshold",
+    "backoff",
+    "filter_subjects",
+    "rate_limit_bps",
+    "max_batch",
+    "max_expires",
+    "max_bytes",
+];
+
 /// What `reconcile` had to do. Where something was created, messages may be gone: ring every due row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reconciled {
@@ -144,7 +168,17 @@ impl Object {
         }
         let mut config = have;
         for key in &changed {
-            config.insert(key.clone(), want[key].clone());
+            match want.get(key) {
+                Some(value) => drop(config.insert(key.clone(), value.clone())),
+                None => drop(config.remove(key)),
+            }
+        }
+        if self.is_consumer && changed.iter().any(|key| key == "pause_until") {
+            // A pause has a request of its own; one that says no time ends it.
+            let subject = format!("CONSUMER.PAUSE.{}", self.suffix);
+            let answer: Answer<Value> =
+                ask(&link.context, settings.request_timeout(), DOING, subject, &json!({})).await?;
+            answer.map_err(|error| refused(DOING, error))?;
         }
         let (subject, body) = self.request("UPDATE", &config);
         let answer: Answer<Value> =
@@ -217,7 +251,26 @@ impl Object {
                 changed.push(key.clone());
             }
         }
+        // What somebody else has set would hold messages back, or drop them.
+        let foreign = if self.is_consumer { &UNSET_IN_CONSUMERS[..] } else { &UNSET_IN_STREAMS[..] };
+        for key in foreign {
+            if !want.contains_key(*key) && have.get(*key).is_some_and(|value| !is_neutral(value)) {
+                changed.push((*key).to_owned());
+            }
+        }
         Ok(changed)
+    }
+}
+
+/// The spellings of "not set".
+fn is_neutral(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(is_set) => !is_set,
+        Value::Number(number) => number.as_i64().is_some_and(|n| n <= 0),
+        Value::String(text) => text.is_empty() || text.starts_with("0001-01-01"),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Recording a deployment, reading it, and claiming it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use entity::{deployment, deployment_step, membership, project, project_target};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
@@ -104,7 +106,19 @@ impl Store {
         scope: &OrgScope,
         new: NewDeployment,
     ) -> Result<Recorded, StoreError> {
-        self.repeating(|tried| self.create_once(scope, new.clone(), tried)).await
+        // Whether a commit was asked for: then no error says that nothing was recorded.
+        let is_asked = AtomicBool::new(false);
+        let recorded = self.repeating(|tried| self.create_once(scope, new.clone(), tried, &is_asked)).await;
+        match recorded {
+            Err(e @ StoreError::Unavailable(_)) if is_asked.load(Ordering::Relaxed) => {
+                match self.deployment_by_id(new.id.as_str()).await {
+                    Ok(Some(row)) => Ok(Recorded::New(Box::new(row))),
+                    // A commit may still be on its way to a database that does not answer.
+                    Ok(None) | Err(_) => Err(StoreError::Unsure(Box::new(e))),
+                }
+            }
+            recorded => recorded,
+        }
     }
 
     async fn create_once(
@@ -112,6 +126,7 @@ impl Store {
         scope: &OrgScope,
         new: NewDeployment,
         tried: u32,
+        is_asked: &AtomicBool,
     ) -> Result<Recorded, StoreError> {
         let tx = self.begin().await?;
         if tried > 0
@@ -123,7 +138,10 @@ impl Store {
         }
         let recorded = create_in(&tx, scope, new).await?;
         match recorded {
-            Recorded::New(_) => tx.commit().await?,
+            Recorded::New(_) => {
+                is_asked.store(true, Ordering::Relaxed);
+                tx.commit().await?;
+            }
             // Nothing of a refused deployment may stay behind.
             _ => tx.rollback().await?,
         }
@@ -184,7 +202,7 @@ impl Store {
     }
 
     /// Takes the lease, if the row is due, its project is free and `ring` is the newest one.
-    /// Raises the attempt and the fence.
+    /// Raises the attempt and the fence. `owner` names one delivery: asked again, the claim stands.
     pub async fn deployment_claim(
         &self,
         id: &str,
@@ -389,8 +407,18 @@ async fn claim_in(
     let now = clock::now(tx).await?;
     match DeploymentStatus::parse(&row.status) {
         Some(s) if s.is_final() => return Ok(Claim::Final),
+        // The connection died after it was claimed, by this very delivery: an owner's name is used for one alone.
+        Some(DeploymentStatus::InProgress)
+            if row.lease_owner.as_deref() == Some(owner) && row.lease_until.is_some_and(|at| at >= now) =>
+        {
+            return Ok(Claim::Taken(Box::new(row)));
+        }
         Some(DeploymentStatus::InProgress) => return Ok(Claim::NotNow),
         _ => {}
+    }
+    if row.cancel_requested_at.is_some() && row.switched_at.is_none() {
+        outcome::cancel_queued(tx, &row, CancelReason::Requested, now).await?;
+        return Ok(Claim::Final);
     }
     if row.ring != ring {
         return Ok(Claim::NotNow);

@@ -45,6 +45,9 @@ pub enum StoreError {
     Irreversible { change: String, why: &'static str },
     #[error("there is no change named {0}; `libra migrate status` lists them")]
     UnknownChange(String),
+    /// A commit was asked for and not answered: what it would have recorded may stand, or not.
+    #[error("the database did not say whether it recorded this")]
+    Unsure(#[source] Box<StoreError>),
     /// The lease was taken by another claim, or has ended: whatever this attempt still wants to
     /// write must not be written.
     #[error("the lease on this deployment is lost")]
@@ -64,6 +67,7 @@ impl StoreError {
             | Self::Address(_)
             | Self::SchemaBehind { .. }
             | Self::SchemaAhead { .. }
+            | Self::Unsure(_)
             | Self::FenceLost => Fault::Platform,
             Self::Duplicate(_)
             | Self::Refused(_)
@@ -79,6 +83,7 @@ impl StoreError {
         match self {
             Self::Unavailable(_) | Self::Busy(_) | Self::Conflict(_) | Self::Full(_) => true,
             Self::Duplicate(_)
+            | Self::Unsure(_)
             | Self::Refused(_)
             | Self::Login(_)
             | Self::Rights(_)

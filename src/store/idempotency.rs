@@ -72,7 +72,8 @@ pub(super) async fn remember(
 
 impl Store {
     /// Forgets keys past their day. Answers how many.
-    pub async fn idempotency_forget(&self, now: i64) -> Result<u64, StoreError> {
+    pub async fn idempotency_forget(&self) -> Result<u64, StoreError> {
+        let now = self.now().await?;
         let gone = idempotency_key::Entity::delete_many()
             .filter(idempotency_key::Column::CreatedAt.lt(now - REMEMBERED_MS))
             .exec(&self.write)

@@ -8,6 +8,8 @@ mod clock;
 mod connect;
 mod error;
 mod history;
+#[cfg(test)]
+mod lifecycle_tests;
 mod link;
 pub mod schema;
 mod settings;

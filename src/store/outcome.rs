@@ -2,7 +2,9 @@
 
 use entity::{deployment, deployment_step, project};
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+};
 
 use super::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use super::journal::Hold;
@@ -39,6 +41,11 @@ impl Store {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
         let row = hold.row(&tx).await?;
+        if must_cancel(&row) {
+            cancel_running(&tx, hold, CancelReason::Requested, now).await?;
+            tx.commit().await?;
+            return Ok(());
+        }
         end_row(hold, "failed", now)
             .col_expr(deployment::Column::Cause, Expr::value(to_json(cause)))
             .col_expr(deployment::Column::LastFailedAt, Expr::value(now))
@@ -67,7 +74,11 @@ impl Store {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
         let row = hold.row(&tx).await?;
-        requeue(&tx, hold, &row, cause, delay_ms, now).await?;
+        if must_cancel(&row) {
+            cancel_running(&tx, hold, CancelReason::Requested, now).await?;
+        } else {
+            requeue(&tx, hold, &row, cause, delay_ms, now).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -76,14 +87,8 @@ impl Store {
     pub async fn deployment_cancelled(&self, hold: &Hold, reason: CancelReason) -> Result<(), StoreError> {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
-        let row = hold.row(&tx).await?;
-        end_row(hold, "cancelled", now)
-            .col_expr(deployment::Column::CancelReason, Expr::value(reason.as_str()))
-            .exec(&tx)
-            .await?;
-        skip_steps(&tx, &row.id, now).await?;
-        quota::end(&tx, &row.id, QuotaEnd::Settled, now).await?;
-        cancelled_event(&tx, &row.id, reason, now).await?;
+        hold.row(&tx).await?;
+        cancel_running(&tx, hold, reason, now).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -92,9 +97,15 @@ impl Store {
     pub async fn deployment_hand_over(&self, hold: &Hold) -> Result<(), StoreError> {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
-        hold.row(&tx).await?;
+        let row = hold.row(&tx).await?;
+        if must_cancel(&row) {
+            cancel_running(&tx, hold, CancelReason::Requested, now).await?;
+            tx.commit().await?;
+            return Ok(());
+        }
         release(hold, now, now)
             .col_expr(deployment::Column::Attempt, Expr::col(deployment::Column::Attempt).sub(1))
+            .col_expr(deployment::Column::HandOvers, Expr::col(deployment::Column::HandOvers).add(1))
             .exec(&tx)
             .await?;
         events::add(
@@ -115,10 +126,15 @@ impl Store {
         scope: &OrgScope,
         id: &DeploymentId,
     ) -> Result<CancelAsked, StoreError> {
-        self.repeating(|_| self.cancel_once(scope, id)).await
+        self.repeating(|tried| self.cancel_once(scope, id, tried)).await
     }
 
-    async fn cancel_once(&self, scope: &OrgScope, id: &DeploymentId) -> Result<CancelAsked, StoreError> {
+    async fn cancel_once(
+        &self,
+        scope: &OrgScope,
+        id: &DeploymentId,
+        tried: u32,
+    ) -> Result<CancelAsked, StoreError> {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
         // Held, so that no switch and no end comes between this look and what is written by it.
@@ -128,6 +144,10 @@ impl Store {
             .one(&tx)
             .await?;
         let Some(row) = found else { return Ok(CancelAsked::Unknown) };
+        if tried > 0 && row.cancel_reason.as_deref() == Some(CancelReason::Requested.as_str()) {
+            // The connection died after it was cancelled: what this very call did is no reason to refuse it.
+            return Ok(CancelAsked::Cancelled(Box::new(row)));
+        }
         if row.finished_at.is_some() || row.switched_at.is_some() {
             return Ok(CancelAsked::TooLate(Box::new(row)));
         }
@@ -159,9 +179,23 @@ impl Store {
         Ok(deployment::Entity::find()
             .filter(deployment::Column::Status.eq("in_progress"))
             .filter(deployment::Column::LeaseUntil.lt(now))
+            .order_by_asc(deployment::Column::LeaseUntil)
             .limit(limit)
             .all(&self.read)
             .await?)
+    }
+
+    /// In how many ms the next lease runs out unless it is extended; `None` where nothing runs.
+    pub async fn lease_next_end_ms(&self) -> Result<Option<i64>, StoreError> {
+        let next: Option<Option<i64>> = deployment::Entity::find()
+            .select_only()
+            .column_as(deployment::Column::LeaseUntil.min(), "next")
+            .filter(deployment::Column::Status.eq("in_progress"))
+            .into_tuple()
+            .one(&self.read)
+            .await?;
+        let now = self.now().await?;
+        Ok(next.flatten().map(|at| Ord::max(at - now, 0)))
     }
 
     /// Whether the end of this row's lease completes it, because its version is live and was fetched.
@@ -208,14 +242,8 @@ impl Store {
             .await?;
         if let Some(tree) = confirmed_live(&tx, &row).await? {
             complete(&tx, hold, &row, tree.as_deref(), now).await?;
-        } else if row.cancel_requested_at.is_some() && row.switched_at.is_none() {
-            end_row(hold, "cancelled", now)
-                .col_expr(deployment::Column::CancelReason, Expr::value("requested"))
-                .exec(&tx)
-                .await?;
-            skip_steps(&tx, &row.id, now).await?;
-            quota::end(&tx, &row.id, QuotaEnd::Settled, now).await?;
-            cancelled_event(&tx, &row.id, CancelReason::Requested, now).await?;
+        } else if must_cancel(&row) {
+            cancel_running(&tx, hold, CancelReason::Requested, now).await?;
         } else if row.attempt >= MAX_ATTEMPTS {
             end_row(hold, "failed", now)
                 .col_expr(deployment::Column::Cause, Expr::value(to_json(cause)))
@@ -233,6 +261,28 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// A cancel that was asked beats whatever else an attempt ends with, unless it is live: who was told that it will be
+/// cancelled sees no further attempt of it.
+fn must_cancel(row: &DeploymentRow) -> bool {
+    row.cancel_requested_at.is_some() && row.switched_at.is_none()
+}
+
+/// Ends a running deployment, whose processes are dead already.
+async fn cancel_running(
+    tx: &DatabaseTransaction,
+    hold: &Hold,
+    reason: CancelReason,
+    now: i64,
+) -> Result<(), StoreError> {
+    end_row(hold, "cancelled", now)
+        .col_expr(deployment::Column::CancelReason, Expr::value(reason.as_str()))
+        .exec(tx)
+        .await?;
+    skip_steps(tx, &hold.deployment, now).await?;
+    quota::end(tx, &hold.deployment, QuotaEnd::Settled, now).await?;
+    cancelled_event(tx, &hold.deployment, reason, now).await
 }
 
 async fn complete(

@@ -125,15 +125,25 @@ impl Store {
     }
 
     /// The ids of versions that were retired before `at`.
-    pub async fn version_retired_ids(&self, at: i64) -> Result<HashSet<String>, StoreError> {
-        let ids: Vec<String> = version::Entity::find()
-            .filter(version::Column::RetiredAt.lt(at))
-            .select_only()
-            .column(version::Column::Id)
-            .into_tuple()
-            .all(&self.read)
-            .await?;
-        Ok(ids.into_iter().collect())
+    pub async fn version_retired_among(
+        &self,
+        ids: &[String],
+        age_ms: i64,
+    ) -> Result<HashSet<String>, StoreError> {
+        let at = self.now().await? - age_ms;
+        let mut retired = HashSet::new();
+        for some in ids.chunks(500) {
+            let found: Vec<String> = version::Entity::find()
+                .filter(version::Column::Id.is_in(some.iter().map(String::as_str)))
+                .filter(version::Column::RetiredAt.lt(at))
+                .select_only()
+                .column(version::Column::Id)
+                .into_tuple()
+                .all(&self.read)
+                .await?;
+            retired.extend(found);
+        }
+        Ok(retired)
     }
 
     /// Retires versions of a project beyond the newest `keep`, never the live one nor one that a split needs.

@@ -88,6 +88,45 @@ async fn a_deleted_stream_is_made_again_and_what_was_in_it_is_rung_again() {
 }
 
 #[tokio::test]
+async fn a_ring_that_was_deleted_or_that_nobody_claims_is_rung_again() {
+    // Swept thoroughly once an hour, delivered again after one: what mends it is the watch.
+    let settings = [
+        ("LIBRA__PIPELINE__CONCURRENCY", "1"),
+        ("LIBRA__NATS__ACK_WAIT_SECONDS", "3600"),
+        ("LIBRA__SWEEP__THOROUGH_SECONDS", "3600"),
+    ];
+    let app = TestApp::start_with(&quick(&settings)).await;
+    let (first, _) = app.project("first").await;
+    app.hold(&format!("build.begin@{first}")).await;
+    let held = app.deploy(&app.body(&first, &[("index.html", "<h1>held</h1>")])).await;
+    app.until_held(&held, "build").await;
+    let (second, worker) = app.project("second").await;
+    let id = app.deploy(&app.body(&second, &[("index.html", "second")])).await;
+    let sequence = format!("SELECT coalesce(ring_sequence, 0) FROM deployment WHERE id = '{id}'");
+    app.wait("it is rung", async || app.one(&sequence) != "0").await;
+    let context = jetstream::new(broker(&app.folder).await);
+    let stream = context.get_stream("deployment-queue").await.unwrap();
+    // What the held one was rung with stays; everything else is gone.
+    stream.purge().await.unwrap();
+    let ring = format!("SELECT ring FROM deployment WHERE id = '{id}'");
+    app.wait("it is rung again", async || app.one(&ring) != "1").await;
+
+    // Delivered to somebody who never claims it: a stranger that took the only message there is.
+    let consumer = stream.get_consumer::<jetstream::consumer::pull::Config>("deployers").await.unwrap();
+    let mut stolen = consumer.fetch().max_messages(1).expires(crate::app::PATIENCE).messages().await.unwrap();
+    let stolen = futures_util::StreamExt::next(&mut stolen).await.unwrap().unwrap();
+    let before = app.one(&ring);
+    app.release(&format!("build.begin@{first}")).await;
+    assert_eq!(app.until_final(&held).await["status"], "completed");
+    let document = app.until_final(&id).await;
+    assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &1.into()), "{document:#}");
+    assert_ne!(app.one(&ring), before, "under a number of its own");
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "second");
+    drop(stolen);
+    app.quota_balances();
+}
+
+#[tokio::test]
 async fn messages_that_stand_for_no_deployment_become_dead_letters_and_leave_the_queue() {
     let app = TestApp::start_with(&quick(&[])).await;
     let (project, _) = app.project("real").await;

@@ -84,6 +84,45 @@ async fn changed_settings_are_changed_in_place_and_redeliver_nothing() {
 }
 
 #[tokio::test]
+async fn what_somebody_else_has_set_is_unset_again() {
+    let place = Place::new();
+    let queue = place.open().await;
+    let client = place.stranger().await;
+    let operator = jetstream::new(client.clone());
+    let mut theirs = operator.get_stream("deployment-queue").await.unwrap();
+    let mut stream = theirs.info().await.unwrap().config.clone();
+    stream.max_age = std::time::Duration::from_secs(3_600);
+    stream.max_messages_per_subject = 1;
+    operator.update_stream(stream).await.unwrap();
+    let ask = async |what: &str, body: serde_json::Value| {
+        let subject = format!("$JS.API.CONSUMER.{what}.deployment-queue.deployers");
+        let answer = client.request(subject, body.to_string().into()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert!(answer.get("error").is_none(), "{answer:#}");
+        answer
+    };
+    let mut config = ask("INFO", serde_json::json!({})).await["config"].take();
+    config["headers_only"] = true.into();
+    let update =
+        serde_json::json!({ "stream_name": "deployment-queue", "config": config, "action": "update" });
+    ask("CREATE", update).await;
+    ask("PAUSE", serde_json::json!({ "pause_until": "2100-01-01T00:00:00Z" })).await;
+    let mut changed = queue.reconcile().await.unwrap().updated;
+    changed.sort();
+    let all = [
+        "consumer deployers.headers_only",
+        "consumer deployers.pause_until",
+        "stream deployment-queue.max_age",
+        "stream deployment-queue.max_msgs_per_subject",
+    ];
+    assert_eq!(changed, all);
+    assert!(queue.reconcile().await.unwrap().updated.is_empty(), "once is enough");
+    queue.ring(ring(7, 1)).await.unwrap();
+    next(&mut queue.jobs()).await.ack().await.unwrap();
+    close(queue).await;
+}
+
+#[tokio::test]
 async fn somebody_elses_stream_is_a_conflict_that_names_the_key() {
     let place = Place::new();
     let queue = place.open().await;

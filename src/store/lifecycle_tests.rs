@@ -1,0 +1,215 @@
+//! What the record takes of a deployment's life and what it refuses, statement by statement.
+
+use std::collections::HashMap;
+
+use sea_orm::ConnectionTrait;
+
+use super::deployments::{Claim, DeploymentRow, NewDeployment, Recorded, Supersede};
+use super::journal::Hold;
+use super::outcome::CancelAsked;
+use super::projects::NewProject;
+use super::{Store, StoreError};
+use crate::domain::{Cause, DeploymentId, Fault, OrgScope, Principal, ProjectId, Target, TokenId, UserId};
+
+struct House {
+    store: Store,
+    who: Principal,
+    project: ProjectId,
+    user: UserId,
+    _folder: tempfile::TempDir,
+}
+
+async fn house() -> House {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = crate::config::load(folder.path(), None, &HashMap::new()).unwrap().settings.database;
+    let store = Store::open(&settings, &folder.path().join("db"), &folder.path().join("lock")).await.unwrap();
+    let org = store.organization_create("life").await.unwrap();
+    let user = store.user_create("life", &org).await.unwrap();
+    let who = Principal {
+        token_id: TokenId::random(),
+        org_id: org,
+        user_id: user.clone(),
+        scopes: Vec::new(),
+        admin: false,
+    };
+    let project = ProjectId::random();
+    let new = NewProject {
+        id: project.clone(),
+        name: "shop".into(),
+        worker_name: "shop".into(),
+        template: None,
+        tree: None,
+    };
+    store.project_create(&who.scope(), new).await.unwrap();
+    House { store, who, project, user, _folder: folder }
+}
+
+impl House {
+    fn scope(&self) -> OrgScope {
+        self.who.scope()
+    }
+
+    async fn queued(&self) -> DeploymentRow {
+        let new = NewDeployment {
+            id: DeploymentId::random(),
+            project: self.project.clone(),
+            user: self.user.clone(),
+            target: Target::Production,
+            source: "{}".into(),
+            build: "{}".into(),
+            env_sealed: None,
+            custom_domain: None,
+            branch: None,
+            commit: None,
+            message: None,
+            supersede: Supersede::Nothing,
+            idempotency: None,
+            quota_limit: 100,
+            waiting_limit: 100,
+        };
+        match self.store.deployment_create(&self.scope(), new).await.unwrap() {
+            Recorded::New(row) => *row,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn claim(&self, row: &DeploymentRow, owner: &str) -> Claim {
+        self.store.deployment_claim(&row.id, &row.org_id, row.ring, owner, 60_000).await.unwrap()
+    }
+
+    async fn running(&self) -> DeploymentRow {
+        let row = self.queued().await;
+        match self.claim(&row, "a/0/1").await {
+            Claim::Taken(row) => *row,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn row(&self, id: &str) -> DeploymentRow {
+        self.store.deployment_by_id(id).await.unwrap().unwrap()
+    }
+
+    async fn sql(&self, sql: &str) -> Result<(), StoreError> {
+        Ok(self.store.write.execute_unprepared(sql).await.map(drop)?)
+    }
+
+    async fn ask_to_cancel(&self, row: &DeploymentRow) -> CancelAsked {
+        let id = DeploymentId::parse(&row.id).unwrap();
+        self.store.deployment_cancel(&self.scope(), &id).await.unwrap()
+    }
+
+    async fn quota(&self) -> (i64, i64, i64) {
+        let sum = "SELECT reserved, settled, released FROM quota_period";
+        let statement = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, sum);
+        let row = self.store.read.query_one_raw(statement).await.unwrap().unwrap();
+        let count = |name: &str| row.try_get::<i64>("", name).unwrap();
+        (count("reserved"), count("settled"), count("released"))
+    }
+}
+
+fn cause() -> Cause {
+    Cause::new(Fault::Platform, None, "away", "wait")
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_stands_when_it_is_asked_for_again() {
+    let house = house().await;
+    let queued = house.queued().await;
+    let Claim::Taken(first) = house.claim(&queued, "a/0/1").await else { panic!() };
+    let Claim::Taken(again) = house.claim(&queued, "a/0/1").await else { panic!() };
+    assert_eq!((again.attempt, again.fence), (1, first.fence), "it costs no attempt");
+    // Another delivery, of this server or of another one.
+    for owner in ["a/0/2", "b/0/1"] {
+        assert!(matches!(house.claim(&queued, owner).await, Claim::NotNow));
+    }
+    let expired = format!("UPDATE deployment SET lease_until = 1 WHERE id = '{}'", first.id);
+    house.sql(&expired).await.unwrap();
+    assert!(
+        matches!(house.claim(&queued, "a/0/1").await, Claim::NotNow),
+        "a lease that ran out is not its own"
+    );
+}
+
+#[tokio::test]
+async fn a_cancel_that_was_asked_beats_every_end_but_going_live() {
+    for way in ["fail", "retry", "hand over"] {
+        let house = house().await;
+        let row = house.running().await;
+        assert!(matches!(house.ask_to_cancel(&row).await, CancelAsked::Requested(_)));
+        let hold = Hold::of(&row);
+        match way {
+            "fail" => house.store.deployment_fail(&hold, &cause()).await.unwrap(),
+            "retry" => house.store.deployment_retry(&hold, &cause(), 0).await.unwrap(),
+            _ => house.store.deployment_hand_over(&hold).await.unwrap(),
+        }
+        let row = house.row(&row.id).await;
+        assert_eq!(
+            (row.status.as_str(), row.cancel_reason.as_deref()),
+            ("cancelled", Some("requested")),
+            "{way}"
+        );
+        assert_eq!(house.quota().await, (0, 1, 0), "{way}: what ran is paid for");
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_one_that_waits_all_the_same_is_claimed_by_nobody() {
+    let house = house().await;
+    let queued = house.queued().await;
+    // As a release before this one could leave it.
+    house.sql("UPDATE deployment SET cancel_requested_at = 1").await.unwrap();
+    assert!(matches!(house.claim(&queued, "a/0/1").await, Claim::Final));
+    let row = house.row(&queued.id).await;
+    assert_eq!((row.status.as_str(), row.attempt), ("cancelled", 0));
+    assert_eq!(house.quota().await, (0, 0, 1));
+}
+
+#[tokio::test]
+async fn a_hand_over_costs_no_attempt_and_is_counted() {
+    let house = house().await;
+    let row = house.running().await;
+    house.store.deployment_hand_over(&Hold::of(&row)).await.unwrap();
+    let row = house.row(&row.id).await;
+    assert_eq!((row.status.as_str(), row.attempt, row.hand_overs), ("queued", 0, 1));
+}
+
+#[tokio::test]
+async fn what_may_not_happen_can_not_be_stored() {
+    let house = house().await;
+    let row = house.running().await;
+    house.sql("UPDATE deployment SET switched_at = 5").await.unwrap();
+    for forbidden in [
+        "UPDATE deployment SET fence = fence - 1",
+        "UPDATE deployment SET switched_at = 6",
+        "UPDATE deployment SET switched_at = NULL",
+        "UPDATE deployment SET status = 'queued'",
+        "UPDATE deployment SET status = 'completed', lease_owner = NULL, lease_until = NULL, finished_at = 1",
+        "UPDATE deployment SET status = 'queued', attempt = 3, lease_owner = NULL, lease_until = NULL",
+        "UPDATE deployment SET attempt = 4",
+        "UPDATE deployment SET redrives = -1",
+        "UPDATE deployment SET resume_from = 'elsewhere'",
+    ] {
+        assert!(house.sql(forbidden).await.is_err(), "{forbidden}");
+    }
+    house.store.deployment_fail(&Hold::of(&row), &cause()).await.unwrap();
+    let again = "UPDATE deployment SET status = 'queued', attempt = 0, finished_at = NULL";
+    for forbidden in [
+        again.to_owned(),
+        "UPDATE deployment SET status = 'cancelled', cancel_reason = 'requested'".to_owned(),
+        format!("{again}, redrives = 2"),
+    ] {
+        assert!(house.sql(&forbidden).await.is_err(), "{forbidden}");
+    }
+    house.sql(&format!("{again}, redrives = 1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_the_next_lease_to_end_is_told_when() {
+    let house = house().await;
+    assert_eq!(house.store.lease_next_end_ms().await.unwrap(), None);
+    let row = house.running().await;
+    let next = house.store.lease_next_end_ms().await.unwrap().unwrap();
+    assert!((50_000..=60_000).contains(&next), "{next}");
+    house.sql(&format!("UPDATE deployment SET lease_until = 1 WHERE id = '{}'", row.id)).await.unwrap();
+    assert_eq!(house.store.lease_next_end_ms().await.unwrap(), Some(0));
+}
