@@ -259,7 +259,9 @@ impl Store {
         if row.target == Target::Production.as_str() {
             versions::end_splits(&tx, &row.project_id, now).await?;
         }
-        hold.update().col_expr(deployment::Column::SwitchedAt, Expr::value(now)).exec(&tx).await?;
+        // Said once and for all: the record takes no other moment.
+        let at = row.switched_at.unwrap_or(now);
+        hold.update().col_expr(deployment::Column::SwitchedAt, Expr::value(at)).exec(&tx).await?;
         let data = serde_json::json!({ "epoch": epoch });
         events::add(&tx, &hold.deployment, now, events::Kind::Switched, "Version is live", data).await?;
         tx.commit().await?;
