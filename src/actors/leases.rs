@@ -5,7 +5,8 @@ use super::ActorParts;
 use super::letter::{job_of, letter};
 use crate::domain::{Cause, Fault, Step};
 use crate::pipeline::{FINAL_HINT, RETRY_HINT, seconds_ms};
-use crate::queue::DeadLetterClass;
+use crate::queue::{DeadLetterClass, QueueError};
+use crate::store::StoreError;
 use crate::store::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use crate::store::journal::Hold;
 
@@ -19,13 +20,19 @@ pub(super) async fn end_leases(parts: &ActorParts, batch: u64) {
         Ok(expired) => expired,
         Err(e) => return tracing::warn!(error = %e, "expired leases could not be read"),
     };
+    // Each unconfirmed letter takes seconds; the others need none.
+    let mut broker_is_away = false;
     for row in expired {
+        if broker_is_away && row.attempt >= MAX_ATTEMPTS {
+            continue;
+        }
         let step = row.current_step.as_deref().and_then(Step::parse);
         let hint = if row.attempt >= MAX_ATTEMPTS { FINAL_HINT } else { RETRY_HINT };
         let cause = Cause::new(Fault::Platform, step, "The server that ran this attempt went away.", hint);
         let hold = match buried(parts, &row, &cause).await {
             Ok(hold) => hold,
             Err(why) => {
+                broker_is_away |= matches!(why, Unburied::Broker(_));
                 tracing::warn!(deployment.id = %row.id, reason = %why, "an expired lease waits for the next sweep");
                 continue;
             }
@@ -44,27 +51,38 @@ pub(super) async fn end_leases(parts: &ActorParts, batch: u64) {
     }
 }
 
+/// Why a lease can't be ended yet.
+#[derive(Debug, thiserror::Error)]
+enum Unburied {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("the dead letter is not confirmed: {0}")]
+    Broker(QueueError),
+    #[error("somebody else acts on it")]
+    Taken,
+}
+
 /// Writes the dead letter where this end is the last one. Answers the hold under which the lease
 /// may be ended.
-async fn buried(parts: &ActorParts, row: &DeploymentRow, cause: &Cause) -> Result<Hold, String> {
+async fn buried(parts: &ActorParts, row: &DeploymentRow, cause: &Cause) -> Result<Hold, Unburied> {
     let store = &parts.pipeline.control.store;
     let hold = Hold::of(row);
     let cancelled = row.cancel_requested_at.is_some() && row.switched_at.is_none();
     if row.attempt < MAX_ATTEMPTS || cancelled {
         return Ok(hold);
     }
-    if store.lease_end_completes(row).await.map_err(|e| e.to_string())? {
+    if store.lease_end_completes(row).await? {
         return Ok(hold);
     }
     // With its fence the holder may still be alive, and complete what is buried here.
-    let seized = store.lease_seize(&hold).await.map_err(|e| e.to_string())?;
-    let hold = seized.as_ref().map(Hold::of).ok_or("somebody else acts on it")?;
+    let seized = store.lease_seize(&hold).await?;
+    let hold = seized.as_ref().map(Hold::of).ok_or(Unburied::Taken)?;
     let again = row.crashed_step.is_some() && row.crashed_step == row.current_step;
     let poison = again && row.crashes_in_step + 1 >= POISON_CRASHES;
     let class = if poison { DeadLetterClass::Poison } else { DeadLetterClass::Crashed };
     let original = job_of(row).and_then(|j| serde_json::to_vec(&j).ok()).unwrap_or_default();
     if let Some(letter) = letter(row, cause, class, original.into()) {
-        parts.queue.dead_letter(letter).await.map_err(|e| e.to_string())?;
+        parts.queue.dead_letter(letter).await.map_err(Unburied::Broker)?;
     }
     Ok(hold)
 }

@@ -237,6 +237,15 @@ impl Blobs {
         }
     }
 
+    /// Whether the store itself has a blob, whatever is remembered of it.
+    ///
+    /// # Errors
+    /// If the store does not say.
+    pub async fn is_stored(&self, org: &str, digest: &Digest) -> Result<bool, BlobError> {
+        let location = path(org, digest);
+        Ok(self.tried(|| self.stored_size(&location)).await?.is_some())
+    }
+
     /// Removes one blob by name; one that is gone already is fine.
     ///
     /// # Errors

@@ -40,13 +40,27 @@ pub enum Work {
     Build(Box<Job>),
 }
 
+/// What is not there any more can't be reused: it is built again, instead of failing each further attempt.
+async fn is_stored(walk: &Walk<'_>, built: &Built) -> Result<bool, StepError> {
+    for digest in [&built.manifest, &built.pack] {
+        let stored = walk.control().blobs.is_stored(walk.org.as_str(), digest).await;
+        if !stored.map_err(|e| StepError::blobs(STEP, e))? {
+            tracing::warn!(deployment.id = %walk.row.id, "the output of an earlier attempt is gone; it is built again");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 pub async fn run(
     walk: &Walk<'_>,
     project: &Project,
     source: &Source,
     held: &mut Held,
 ) -> Result<Done<Work>, StepError> {
-    if let Some(built) = journaled::<Built>(walk, Step::Build).await? {
+    if let Some(built) = journaled::<Built>(walk, Step::Build).await?
+        && is_stored(walk, &built).await?
+    {
         return Ok(Done::skipped(Work::Reuse(built), "No sandbox needed: the build is reused"));
     }
     let plan = super::plan::make(walk, source).await?;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::step::{Done, StepError, persist};
 use super::{Project, Walk};
+use crate::blobs::BlobError;
 use crate::control::ControlError;
 use crate::control::projects::stored_tree;
 use crate::control::templates::tree_of as template_tree;
@@ -29,10 +30,17 @@ pub async fn run(walk: &Walk<'_>, project: &Project) -> Result<Done<Source>, Ste
     let control = walk.control();
     if let Some(known) = journaled::<Journaled>(walk, STEP).await? {
         // The stored tree may have changed since the first attempt; this deployment's has not.
-        let tree =
-            control.tree_load(&walk.org, &known.tree).await.map_err(|e| StepError::control(STEP, e))?;
-        let line = format!("Source reused: {} files", tree.files.len());
-        return Ok(Done::completed(Source { digest: known.tree, tree }, line));
+        match control.tree_load(&walk.org, &known.tree).await {
+            Ok(tree) => {
+                let line = format!("Source reused: {} files", tree.files.len());
+                return Ok(Done::completed(Source { digest: known.tree, tree }, line));
+            }
+            // It is assembled again from what the deployment was recorded with.
+            Err(ControlError::Blobs(BlobError::Missing { .. })) => {
+                tracing::warn!(deployment.id = %walk.row.id, "the tree of an earlier attempt is gone; it is assembled again");
+            }
+            Err(e) => return Err(StepError::control(STEP, e)),
+        }
     }
     let order: SourceOrder = serde_json::from_str(&walk.row.source)
         .map_err(|e| StepError::platform(STEP, "The recorded source can't be read.", e))?;

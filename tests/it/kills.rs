@@ -148,3 +148,39 @@ async fn a_third_crash_is_a_dead_letter_poison_where_it_was_the_same_step() {
         assert!(letter["firstFailedAt"].as_str().unwrap() <= letter["lastFailedAt"].as_str().unwrap());
     }
 }
+
+#[tokio::test]
+async fn a_build_whose_output_was_lost_is_made_again_instead_of_failing_every_attempt() {
+    let app = TestApp::start_with(&quick(&[])).await;
+    let (project, worker) = app.project("lost output").await;
+    app.hold(&format!("deploy.begin@{project}")).await;
+    // Other bytes than the source's, or the two would be one blob.
+    let script =
+        "import fs from 'node:fs';\nfs.mkdirSync('dist');\nfs.writeFileSync('dist/index.html', 'made');\n";
+    let id = app.deploy(&built_site(&app, &project, script, "")).await;
+    app.until_held(&id, "deploy").await;
+    let result = app
+        .one(&format!("SELECT result FROM deployment_step WHERE step = 'build' AND deployment_id = '{id}'"));
+    let built: serde_json::Value = serde_json::from_str(&result).unwrap();
+    let blobs = app.folder.ground.blob_folder(&app.folder.data());
+    let pack = find(&blobs, built["pack"].as_str().unwrap()).unwrap();
+    std::fs::rename(&pack, pack.parent().unwrap().join("lost")).unwrap();
+    let app = app.restart_after_kill(&quick(&[]));
+    let document = app.until_final(&id).await;
+    assert_eq!((&document["status"], &document["attempt"]), (&"completed".into(), &2.into()), "{document:#}");
+    assert!(!document["logs"].to_string().contains("Build reused"), "{document:#}");
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "made");
+    app.quota_balances();
+}
+
+/// The file or folder that stands for a blob.
+fn find(folder: &std::path::Path, digest: &str) -> Option<std::path::PathBuf> {
+    let hex = digest.rsplit(':').next().unwrap_or(digest);
+    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().contains(hex) {
+            return Some(path);
+        }
+        path.is_dir().then(|| find(&path, digest)).flatten()
+    })
+}
