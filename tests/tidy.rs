@@ -160,3 +160,23 @@ fn the_control_plane_has_no_shell() {
     let shells = ["\"sh\"", "\"bash\"", "sh -c"];
     assert_eq!(strangers(&shells, &[]), Vec::<String>::new());
 }
+
+/// A page that says "this test" must not say it of one that is gone.
+#[test]
+fn every_test_that_the_pipelines_page_names_exists() {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap());
+    let page = std::fs::read_to_string(root.join("docs/pipeline.md")).unwrap();
+    let all: Vec<(PathBuf, String)> = [sources("src"), sources("tests")].concat();
+    let mut named = 0;
+    for name in page.split('`').filter(|word| word.contains("::")) {
+        let (place, test) = name.rsplit_once("::").unwrap();
+        let module = place.rsplit("::").find(|part| *part != "tests").unwrap();
+        let exists = all.iter().any(|(path, text)| {
+            path.file_stem().is_some_and(|stem| stem == module)
+                && (test.is_empty() || text.contains(&format!("fn {test}(")))
+        });
+        assert!(exists, "{name}");
+        named += 1;
+    }
+    assert!(named > 20, "{named}");
+}

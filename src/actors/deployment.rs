@@ -10,7 +10,8 @@ use crate::domain::Cause;
 use crate::pipeline::{Ended, Stop};
 use crate::queue::{DeadLetterClass, Delivery, JobSource, QueueError};
 use crate::store::StoreError;
-use crate::store::deployments::{Claim, DeploymentRow};
+use crate::store::claims::Claim;
+use crate::store::deployments::DeploymentRow;
 
 /// Between two tries while the database or the broker is away.
 const PAUSE: Duration = Duration::from_secs(1);

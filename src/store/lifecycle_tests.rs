@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use sea_orm::ConnectionTrait;
 
-use super::deployments::{Claim, DeploymentRow, NewDeployment, Recorded, Supersede};
+use super::claims::Claim;
+use super::deployments::{DeploymentRow, NewDeployment, Recorded, Supersede};
 use super::journal::Hold;
 use super::outcome::CancelAsked;
 use super::projects::NewProject;

@@ -4,6 +4,7 @@
 //! deployment names its fence, and a write with an old fence changes no row.
 //! Never decides what should happen; only whether the recorded state allows it.
 
+pub mod claims;
 mod clock;
 mod connect;
 mod error;

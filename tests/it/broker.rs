@@ -163,3 +163,53 @@ async fn messages_that_stand_for_no_deployment_become_dead_letters_and_leave_the
     assert_eq!(app.status(&id).await["status"], "completed");
     assert_eq!(app.switches(&id), "1");
 }
+
+#[tokio::test]
+async fn a_message_for_what_is_final_taken_or_rung_since_is_settled_and_changes_nothing() {
+    // Supersede nothing: the second of a project waits for the first.
+    let app = TestApp::start_with(&quick(&[("LIBRA__PIPELINE__CONCURRENCY", "3")])).await;
+    let (done, _) = app.project("done").await;
+    let finished = app.deploy_live(&app.body(&done, &[("index.html", "done")])).await;
+    let (busy, worker) = app.project("busy").await;
+    app.hold(&format!("build.begin@{busy}")).await;
+    let taken = app.deploy(&app.body(&busy, &[("index.html", "first")])).await;
+    app.until_held(&taken, "build").await;
+    let waiting = app.deploy(&app.body(&busy, &[("index.html", "second")])).await;
+    let context = jetstream::new(broker(&app.folder).await);
+    let ring_of = |id: &str| app.one(&format!("SELECT ring FROM deployment WHERE id = '{id}'"));
+    let (own, ahead) = (ring_of(&taken), ring_of(&waiting));
+    for (project, id, ring) in [
+        (&done, &finished, ring_of(&finished)),
+        (&busy, &taken, own.clone()),
+        (&busy, &waiting, "0".to_owned()),
+        (&busy, &waiting, ahead.clone()),
+    ] {
+        let job = json!({ "version": 1, "deploymentId": id,
+            "params": { "projectId": project, "orgId": app.org, "userId": app.user,
+                "ring": ring.parse::<u64>().unwrap() },
+            "metadata": { "timestamp": "2026-01-01T00:00:00Z", "retryCount": 0, "priority": 1 } });
+        let subject = format!("deployment.jobs.{}", app.org);
+        context.publish(subject, job.to_string().into()).await.unwrap().await.unwrap();
+    }
+    // All but the one that the held walk has.
+    app.wait("they are settled", async || app.health().await["checks"]["queue"]["messages"] == 1).await;
+    assert_eq!(
+        (ring_of(&taken), app.one(&format!("SELECT fence FROM deployment WHERE id = '{taken}'"))),
+        (own, "1".into())
+    );
+    assert_ne!(ring_of(&waiting), ahead, "its own ring was spent, and another one follows");
+    app.release(&format!("build.begin@{busy}")).await;
+    for id in [&taken, &waiting] {
+        let document = app.until_final(id).await;
+        assert_eq!(
+            (&document["status"], &document["attempt"]),
+            (&"completed".into(), &1.into()),
+            "{document:#}"
+        );
+        assert_eq!(app.switches(id), "1");
+    }
+    assert_eq!(app.switches(&finished), "1");
+    assert_eq!(app.worker(&worker, "/").await.text().await.unwrap(), "second");
+    assert!(app.letters().await.is_empty());
+    app.quota_balances();
+}
