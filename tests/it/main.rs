@@ -26,6 +26,7 @@ mod builds;
 mod cache;
 mod doctor;
 mod frameworks;
+mod lost_answers;
 mod managers;
 mod outputs;
 

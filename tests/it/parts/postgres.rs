@@ -76,7 +76,8 @@ impl Cluster {
             folder = self.folder.display()
         );
         self.write("data/postgresql.auto.conf", &settings);
-        let hosts = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+        let hosts = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n\
+                     hostnossl all all 127.0.0.1/32 scram-sha-256\n";
         self.write("data/pg_hba.conf", hosts);
     }
 
@@ -138,6 +139,10 @@ impl Cluster {
         std::fs::read_to_string(self.folder.join("server.log")).unwrap_or_default()
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The disk it lies on, if that is one of its own.
     pub fn disk(&self) -> Option<&SmallDisk> {
         self.disk.as_ref()
@@ -196,6 +201,17 @@ impl Database {
             "postgres://{role}:{password}@localhost:{}/{}?sslmode=verify-full",
             self.cluster.port, self.name
         )
+    }
+
+    /// The address of somebody in between, in plain text.
+    pub fn url_by(&self, port: u16) -> String {
+        let password = percent_encoding::utf8_percent_encode(PASSWORD, percent_encoding::NON_ALPHANUMERIC);
+        format!("postgres://{ROLE}:{password}@127.0.0.1:{port}/{}?sslmode=disable", self.name)
+    }
+
+    /// One value.
+    pub fn one(&self, sql: &str) -> String {
+        run(self.psql().args(["-c", sql])).trim().to_owned()
     }
 
     pub fn settings(&self) -> Vec<(String, String)> {
