@@ -20,7 +20,7 @@ use super::last_table::{self, Keeper};
 use super::listeners::Listeners;
 use super::parts::{Base, Parts};
 use super::signals::cancel_on_signal;
-use super::{AppError, seeing, testing};
+use super::{AppError, open_files, seeing, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
@@ -53,6 +53,10 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Why it could not start.
 pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let settings = Arc::new(settings);
+    let room = open_files::room(open_files::raise(), &settings);
+    if let Some(lacks) = room.lacks(&settings) {
+        tracing::warn!("{lacks}");
+    }
     let listeners = Listeners::bind(&settings)?;
     let files = Files::prepare(&settings)?;
     let mut base = Base::make(&settings, &files)?;
@@ -79,7 +83,7 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let mut front = Front::shut({
         let (settings, edge) = (Arc::clone(&settings), edge.clone());
         let (surface, observer) = (surface.clone(), observer.clone());
-        move || open_door(&settings, sockets, edge, surface, &observer)
+        move || open_door(&settings, room, sockets, edge, surface, &observer)
     });
     let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
     let (stop, queue_stop) = (CancellationToken::new(), CancellationToken::new());

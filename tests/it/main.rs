@@ -58,6 +58,7 @@ mod kept_certificates;
 mod kills;
 mod last_table;
 mod migrate;
+mod open_files;
 mod openapi;
 mod outage;
 mod private_authorities;
