@@ -80,7 +80,8 @@ pub fn open_door(
     control: control::Late,
     observer: &Observer,
 ) -> Result<Door, AppError> {
-    Door::open(door_settings(settings, room, &edge), listeners, edge, control, observer).map_err(AppError::Run)
+    Door::open(door_settings(settings, room, &edge), listeners, edge, control, observer)
+        .map_err(AppError::Run)
 }
 
 pub fn control_surface(door: Data<FrontDoor>) -> control::Configure {
