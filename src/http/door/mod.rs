@@ -8,6 +8,7 @@ pub mod control;
 #[cfg(test)]
 mod file_tests;
 mod findings;
+mod frames;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
