@@ -125,6 +125,7 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
     let path = request.uri().path().to_owned();
     let text = match path.split_once("/make/") {
         Some((_, bytes)) => return Ok(made_up(bytes.parse().unwrap())),
+        None if path == "/ticks" => return Ok(ticks()),
         None if path == "/count" => counted(request.into_body()).await?.to_string(),
         None if path == "/slow" => {
             state.waiting.fetch_add(1, Ordering::SeqCst);
@@ -154,6 +155,18 @@ fn made_up(bytes: u64) -> Answer {
         (here > 0).then(|| (frame, left - here as u64))
     });
     Response::new(StreamBody::new(pieces).boxed_unsync())
+}
+
+/// An event now and then, without end.
+fn ticks() -> Answer {
+    let tick = tokio::time::interval(std::time::Duration::from_millis(100));
+    let events = futures_util::stream::unfold(tick, |mut tick| async move {
+        tick.tick().await;
+        let frame: Result<_, Infallible> = Ok(Frame::data(Bytes::from_static(b"data: tick\n\n")));
+        Some((frame, tick))
+    });
+    let answer = Response::builder().header("content-type", "text/event-stream");
+    answer.body(StreamBody::new(events).boxed_unsync()).unwrap()
 }
 
 /// Short masked frames come back unmasked; a close frame ends it.

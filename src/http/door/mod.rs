@@ -16,6 +16,8 @@ mod guard_tests;
 mod h2_tests;
 mod head;
 #[cfg(test)]
+mod origins_tests;
+#[cfg(test)]
 mod patience_tests;
 mod settings;
 mod socket;
@@ -25,6 +27,8 @@ mod test_house;
 #[cfg(test)]
 mod tests;
 mod thread;
+#[cfg(test)]
+mod waiting_tests;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -52,6 +52,12 @@ impl Body for OriginBody {
     ) -> Poll<Option<Result<Frame<Bytes>, OriginBodyError>>> {
         let this = self.get_mut();
         let (Some(link), Some(turn)) = (&mut this.link, &this.turn) else { return Poll::Ready(None) };
+        // Looked at when something comes, or should have come: nobody is woken for it.
+        let stays_until = turn.stays_until();
+        if stays_until.is_some_and(|until| until <= Instant::now()) {
+            this.link = None;
+            return Poll::Ready(Some(Err(OriginBodyError::Retired)));
+        }
         match link.poll_piece(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(behind) = frame.trailers_mut() {
@@ -74,11 +80,15 @@ impl Body for OriginBody {
                 let last = *this.last.get_or_insert_with(Instant::now);
                 let last = link.exchange.sent_last().map_or(last, |sent| last.max(sent));
                 let due = last + turn.policy().idle_timeout;
+                let (due, why) = match stays_until {
+                    Some(until) if until < due => (until, OriginBodyError::Retired),
+                    _ => (due, OriginBodyError::Silent),
+                };
                 if !link.alarm.is_over(cx, due) {
                     return Poll::Pending;
                 }
                 this.link = None;
-                Poll::Ready(Some(Err(OriginBodyError::Silent)))
+                Poll::Ready(Some(Err(why)))
             }
         }
     }

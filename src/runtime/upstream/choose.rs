@@ -28,6 +28,10 @@ impl Turn {
     pub(super) fn policy(&self) -> &UpstreamPolicy {
         &self.upstream.policy
     }
+
+    pub(super) fn stays_until(&self) -> Option<tokio::time::Instant> {
+        self.upstream.stays_until().map(tokio::time::Instant::from_std)
+    }
 }
 
 impl Drop for Turn {
@@ -40,10 +44,10 @@ impl Upstream {
     /// The next origin, none of `tried`. `None` where all have as many requests as they may.
     pub(super) fn choose(self: &Arc<Self>, tried: u64) -> Option<Turn> {
         let is_fresh = |at: usize| tried & (1 << (at % 64)) == 0;
+        let count = self.origins.len();
+        // Equals take turns. One step a choice: with two, every second origin would have none.
+        let first = if count > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % count } else { 0 };
         let best = |wants_well: bool| {
-            let count = self.origins.len();
-            // Equals take turns.
-            let first = if count > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % count } else { 0 };
             (0..count)
                 .map(|step| (first + step) % count)
                 .filter(|at| is_fresh(*at) && (!wants_well || self.is_taken_into_account(*at)))
@@ -110,6 +114,6 @@ impl Upstream {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
