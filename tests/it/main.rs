@@ -69,6 +69,7 @@ mod renewal_info;
 mod restarts;
 mod s3;
 mod secrets;
+mod secure_sockets;
 mod seeing;
 mod serving;
 mod serving_alone;

@@ -22,11 +22,14 @@ pub struct OriginBody {
     turn: Option<Turn>,
     /// When something came last, as far as anybody has had to wait since.
     last: Option<Instant>,
+    /// Begun when its origin's time was over already, it may go on for as long again.
+    late_until: Option<Instant>,
 }
 
 impl OriginBody {
     pub(super) fn new(link: Box<Link>, turn: Turn, cx: &mut Context<'_>) -> Self {
-        let mut body = Self { link: Some(link), turn: Some(turn), last: None };
+        let late_until = turn.late_until();
+        let mut body = Self { link: Some(link), turn: Some(turn), last: None, late_until };
         // At once where there is no body to read: nobody would ask for one.
         body.settle(cx);
         body
@@ -53,7 +56,7 @@ impl Body for OriginBody {
         let this = self.get_mut();
         let (Some(link), Some(turn)) = (&mut this.link, &this.turn) else { return Poll::Ready(None) };
         // Looked at when something comes, or should have come: nobody is woken for it.
-        let stays_until = turn.stays_until();
+        let stays_until = this.late_until.or_else(|| turn.stays_until());
         if stays_until.is_some_and(|until| until <= Instant::now()) {
             this.link = None;
             return Poll::Ready(Some(Err(OriginBodyError::Retired)));

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{OriginReport, OriginState, Upstream};
 use crate::domain::upstream::UpstreamPolicy;
 
@@ -29,8 +31,15 @@ impl Turn {
         &self.upstream.policy
     }
 
-    pub(super) fn stays_until(&self) -> Option<tokio::time::Instant> {
-        self.upstream.stays_until().map(tokio::time::Instant::from_std)
+    /// Until when an answer may go on that is on its way.
+    pub(super) fn stays_until(&self) -> Option<Instant> {
+        self.upstream.stays_until().map(Instant::from_std)
+    }
+
+    /// And one that only begins when that time is over.
+    pub(super) fn late_until(&self) -> Option<Instant> {
+        let now = self.stays_until().map(|until| (until, Instant::now()));
+        now.filter(|(until, now)| until <= now).map(|(_, now)| now + self.upstream.reuse.drain)
     }
 }
 
