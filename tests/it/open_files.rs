@@ -4,11 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::app::{Folder, PATIENCE};
+use crate::app::Folder;
 
+/// Shorter than a connection without a request is kept: none gives its file up for another one.
+const SOON: Duration = Duration::from_secs(30);
 const ASK: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// The program, with these limits of open files.
@@ -24,7 +27,7 @@ fn limited(folder: &Folder, soft: u64, hard: u64) -> std::path::PathBuf {
 /// A new connection and what it was answered.
 fn ask(address: &str) -> (TcpStream, String) {
     let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
     // Who is turned away may be so before it has asked.
     drop(socket.write_all(ASK));
     let mut answer = [0; 64];
