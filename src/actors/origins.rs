@@ -46,6 +46,7 @@ pub fn upstream_of(settings: &Settings, tables: &Tables, worker: &str, row: &Ups
             look: Duration::from_millis(settings.upstream.look_ms),
             retries: settings.upstream.retries,
             drain: Duration::from_secs(settings.upstream.drain_seconds),
+            keep_names: Duration::from_millis(settings.upstream.keep_names_ms),
         },
         may_connect,
         tls,

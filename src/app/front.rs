@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::AppError;
 use super::https::secure;
+use super::open_files::Room;
 use super::parts::Base;
 use super::serve::not_found;
 use crate::config::Settings;
@@ -73,12 +74,14 @@ fn rate_settings(settings: &Settings) -> RateSettings {
 
 pub fn open_door(
     settings: &Settings,
+    room: Room,
     listeners: Vec<Listener>,
     edge: EdgeState,
     control: control::Late,
     observer: &Observer,
 ) -> Result<Door, AppError> {
-    Door::open(door_settings(settings, &edge), listeners, edge, control, observer).map_err(AppError::Run)
+    Door::open(door_settings(settings, room, &edge), listeners, edge, control, observer)
+        .map_err(AppError::Run)
 }
 
 pub fn control_surface(door: Data<FrontDoor>) -> control::Configure {
@@ -95,7 +98,7 @@ pub fn control_surface(door: Data<FrontDoor>) -> control::Configure {
     })
 }
 
-fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
+fn door_settings(settings: &Settings, room: Room, edge: &EdgeState) -> DoorSettings {
     let http = &settings.http;
     DoorSettings {
         threads: http.threads(),
@@ -110,9 +113,9 @@ fn door_settings(settings: &Settings, edge: &EdgeState) -> DoorSettings {
             },
         },
         tls_handshake: Duration::from_millis(http.tls_handshake_ms),
-        connections: http.max_connections,
+        connections: room.connections,
         connections_of_one: http.max_connections_of_one,
-        requests: http.max_requests,
+        requests: room.requests,
         http2: Http2 {
             streams: http.http2.streams,
             pending_resets: http.http2.pending_resets,

@@ -6,6 +6,7 @@ mod front;
 mod https;
 mod last_table;
 mod listeners;
+pub mod open_files;
 mod parts;
 mod seeing;
 mod serve;

@@ -11,7 +11,6 @@ use actix_web::{App, HttpResponse, HttpServer};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::early::{self, Front};
 use super::files::{Files, Places, ServerFile};
 use super::front::{control_surface, edge_state, open_door};
 use super::https::listeners_of;
@@ -20,7 +19,7 @@ use super::last_table::{self, Keeper};
 use super::listeners::Listeners;
 use super::parts::{Base, Parts};
 use super::signals::cancel_on_signal;
-use super::{AppError, seeing, testing};
+use super::{AppError, early, open_files, seeing, testing};
 use crate::actors::{ActorParts, AddressBook, Drain, Refresh, Supervisor};
 use crate::config::{Environment, Settings};
 use crate::http::client_limit::ClientLimit;
@@ -53,10 +52,19 @@ const REFRESH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Why it could not start.
 pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let settings = Arc::new(settings);
+    let room = open_files::room(open_files::raise(), &settings);
+    if let Some(lacks) = room.lacks(&settings) {
+        tracing::warn!("{lacks}");
+    }
     let listeners = Listeners::bind(&settings)?;
     let files = Files::prepare(&settings)?;
     let mut base = Base::make(&settings, &files)?;
     let tables = Arc::new(Tables::new());
+    let (observer, writing) = seeing::observer(&settings, &files)?;
+    let metrics = Data::new(Metrics::new(&observer, &tables));
+    let early = early::operator(&listeners.operator, &tables, &metrics)?;
+    let stop = CancellationToken::new();
+    cancel_on_signal(&stop);
     base.last_table = last_table::publish(&settings, &files.routes, &base.versions, &tables).await;
     if !settings.tls.listen.is_empty() {
         last_table::certificates::publish(&files.certificates, &base.tls, &base.sealer).await;
@@ -70,32 +78,26 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     };
     let port = listeners.front_addresses().first().map_or(80, |a| a.port());
     let surface = control::Late::default();
-    let (observer, writing) = seeing::observer(&settings, &files)?;
     let tls_port = listeners.secure_addresses().first().map(std::net::SocketAddr::port);
     let edge = edge_state(&settings, &base, &tables, tls_port)?;
     let forgetting = tokio::spawn(forget(Arc::clone(&edge.rates)));
     let Listeners { front: plain, secure, operator: operator_socket } = listeners;
     let sockets = listeners_of(plain, secure, &base.tls)?;
-    let mut front = Front::shut({
-        let (settings, edge) = (Arc::clone(&settings), edge.clone());
-        let (surface, observer) = (surface.clone(), observer.clone());
-        move || open_door(&settings, sockets, edge, surface, &observer)
-    });
     let limit = Duration::from_secs(settings.http.shutdown_timeout_seconds);
-    let (stop, queue_stop) = (CancellationToken::new(), CancellationToken::new());
-    // Workers are served from here on if there is a last table; whatever follows may wait for the database.
-    let mut early = None;
-    if base.last_table {
-        front = front.open()?;
-        early = Some(early::operator(&operator_socket, &tables)?);
-        cancel_on_signal(&stop);
-    }
-    let parts = tokio::select! {
-        made = Parts::make(Arc::clone(&settings), &files, base, port, queue_stop.clone()) => made?,
-        () = stop.cancelled() => {
+    // Workers of the last table are served from here on, and without one everybody hears 503; whatever follows may
+    // wait for the database.
+    let front = open_door(&settings, room, sockets, edge.clone(), surface.clone(), &observer)?;
+    let queue_stop = CancellationToken::new();
+    let made = tokio::select! {
+        made = Parts::make(Arc::clone(&settings), &files, base, port, queue_stop.clone()) => made.map(Some),
+        () = stop.cancelled() => Ok(None),
+    };
+    let parts = match made {
+        Ok(Some(parts)) => parts,
+        ended => {
             queue_stop.cancel();
             front.close(limit).await;
-            return Ok(());
+            return ended.map(drop);
         }
     };
     check_isolation(&settings, &parts).await?;
@@ -131,9 +133,8 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     // Event streams stay on the thread that made them.
     actix_web::rt::spawn(listen_for_changes(parts.queue.clone(), Arc::clone(&book), background.clone()));
 
-    let metrics = Metrics::new(&observer, &tables);
-    let door = front_door(&settings, &parts, &edge, metrics, &book, &health, &draining)?;
-    let operator = operator_server(&settings, operator_socket, door.clone(), faults)?;
+    let door = front_door(&settings, &parts, &edge, &book, &health, &draining)?;
+    let operator = operator_server(&settings, operator_socket, door.clone(), metrics, faults)?;
     let operator_handle = operator.handle();
     tokio::spawn(operator);
     tokio::select! {
@@ -141,13 +142,9 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
         () = stop.cancelled() => {}
     }
     surface.set(control_surface(door));
-    let front = front.open()?;
     // The access log ends with the last thread that writes to it.
     drop(observer);
-    match early {
-        Some(early) => early.stop(false).await,
-        None => cancel_on_signal(&stop),
-    }
+    early.stop(false).await;
     let keeper = Keeper::new(&settings, &files.routes, parts.control.store.clone(), Arc::clone(&tables));
     tokio::spawn(keeper.keep(background.clone()));
     if !settings.tls.listen.is_empty() {
@@ -304,7 +301,6 @@ fn front_door(
     settings: &Settings,
     parts: &Parts,
     edge: &EdgeState,
-    metrics: Metrics,
     book: &Arc<AddressBook>,
     health: &Arc<Health>,
     draining: &CancellationToken,
@@ -317,7 +313,6 @@ fn front_door(
         control: Arc::clone(&parts.control),
         tables: Arc::clone(&edge.tables),
         rules: Arc::clone(&edge.rules),
-        metrics,
         book: Arc::clone(book),
         health: Arc::clone(health),
         status_limit: ClientLimit::per_minute(per_minute),
@@ -349,12 +344,14 @@ fn operator_server(
     settings: &Settings,
     listener: std::net::TcpListener,
     door: Data<FrontDoor>,
+    metrics: Data<Metrics>,
     faults: Arc<Faults>,
 ) -> Result<Server, AppError> {
     let fault_injection = settings.testing.fault_injection;
     let server = HttpServer::new(move || {
         App::new()
             .app_data(door.clone())
+            .app_data(metrics.clone())
             .service(
                 web::scope("")
                     .wrap(from_fn(surface::wrap))

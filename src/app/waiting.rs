@@ -132,7 +132,7 @@ pub async fn broker(settings: &Settings, queue: &Queue, store: &Store) -> Result
     let patience = Patience::of(start, false);
     let part = Part { name: "broker", address: settings.nats.url.masked(), key: "nats.url" };
     let can_serve = start.serve_without_broker
-        && store.route_changes(0).await?.live.iter().any(|site| site.version_id.is_some());
+        && store.route_changes(0).await?.live.iter().any(|w| w.version_id.is_some() || w.upstream.is_some());
     let waited = until_there(&part, patience, || async {
         match queue.wait_ready(patience.pause).await {
             Ok(()) => Tried::There(true),

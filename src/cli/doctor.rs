@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::render;
 use super::wire::ServerFile;
+use crate::app::open_files;
 use crate::config::{Environment, Settings};
 use crate::domain::cause::chain;
 use crate::sandbox::{self, IsolationReport, SandboxPaths};
@@ -51,6 +52,7 @@ pub async fn run(args: &DoctorArgs, settings: &Settings) -> ExitCode {
         program("npm for builds", &node.join("bin/node"), &[&npm, "--version"], INSTALL),
         data_dir(settings),
         free_space(settings),
+        open_files(settings),
     ];
     findings.push(database(settings).await);
     findings.push(blobs(settings).await);
@@ -148,6 +150,18 @@ fn free_space(settings: &Settings) -> Finding {
             Finding::broken(what, format!("{said}; a build may need 4 GiB: free some, or move data_dir"))
         }
         Err(e) => Finding::broken(what, format!("can't be asked ({e}); set data_dir to a local disk")),
+    }
+}
+
+/// As a server that is started where this runs would find it; a service manager may set another limit.
+fn open_files(settings: &Settings) -> Finding {
+    let what = "open files";
+    let room = open_files::room(open_files::allowed(), settings);
+    let all = room.connections.saturating_mul(settings.http.threads());
+    match room.lacks(settings) {
+        None => Finding::ok(what, format!("{} are allowed", room.files)),
+        Some(said) if all < open_files::FEW => Finding::broken(what, said),
+        Some(said) => Finding::ok(what, said),
     }
 }
 

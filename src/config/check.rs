@@ -124,13 +124,14 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
 }
 
 /// Bounds that would make the front door useless, or that the protocol forbids.
-fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 15] {
+fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 16] {
     let h2 = &http.http2;
     // RFC 9113 §6.9.1.
     let window = |bytes: u32| (65_535..=i32::MAX as u32).contains(&bytes);
     let windows = "must be 65535 to 2147483647";
     [
         ((1_024..=1_048_576).contains(&http.header_bytes), "http.header_bytes", "must be 1024 to 1048576"),
+        ((1..=65_535).contains(&http.backlog), "http.backlog", "must be 1 to 65535"),
         (http.header_timeout_ms >= 100, "http.header_timeout_ms", "must be at least 100"),
         (http.stream_idle_seconds >= 1, "http.stream_idle_seconds", "must be at least 1"),
         (

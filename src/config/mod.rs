@@ -119,6 +119,7 @@ pub enum LogFormat {
 pub struct Http {
     pub listen: Vec<String>,
     pub operator_listen: String,
+    pub backlog: u32,
     pub workers: usize,
     pub trusted_proxies: Vec<String>,
     pub body_bytes: usize,

@@ -26,6 +26,7 @@ pub struct Upstream {
     pub idle_connections: usize,
     pub keep_idle_ms: u64,
     pub look_ms: u64,
+    pub keep_names_ms: u64,
     pub retries: usize,
     pub drain_seconds: u64,
     pub host_header: HostHeader,
@@ -95,6 +96,7 @@ impl Upstream {
             "must be 1 to 10000",
         );
         demand(self.keep_idle_ms >= 100, "upstream.keep_idle_ms", "must be at least 100");
+        demand(self.keep_names_ms <= 60_000, "upstream.keep_names_ms", "must be 0 to 60000");
         demand(self.look_ms >= 100, "upstream.look_ms", "must be at least 100");
         demand(self.retries <= 10, "upstream.retries", "must be 0 to 10");
         let plain = |folder: &String| {

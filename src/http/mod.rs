@@ -29,8 +29,6 @@ use crate::routing::Tables;
 #[derive(Debug)]
 pub struct FrontDoor {
     pub rules: Arc<crate::routing::HostRules>,
-    /// The numbers of `/metrics`.
-    pub metrics: seen::metrics::Metrics,
     pub control: Arc<Control>,
     pub tables: Arc<Tables>,
     pub book: Arc<AddressBook>,

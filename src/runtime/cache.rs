@@ -157,9 +157,10 @@ impl BodyCache {
         Ok(FilePart::new(pack, extent))
     }
 
-    /// Reads a piece that was not in memory.
+    /// Reads a piece that was not in memory. As bounded as [`BodyCache::read`]: the rest of a body waits no longer.
     pub async fn read_piece(&self, piece: FilePart) -> Result<Bytes, io::Error> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
+        let turn = tokio::time::timeout(self.wait, Arc::clone(&self.turns).acquire_owned()).await?;
+        let turn = turn.map_err(io::Error::other)?;
         let read = tokio::task::spawn_blocking(move || piece.read()).await;
         drop(turn);
         read.map_err(io::Error::other)?
@@ -193,6 +194,12 @@ impl BodyCache {
             // The semaphore is never closed, so this too means that no turn came.
             Ok(Err(_)) | Err(_) => Err(ReadError::Overloaded { waited_ms: self.wait.as_millis() as u64 }),
         }
+    }
+
+    /// Takes turns to read the disk, as if it were slow.
+    #[cfg(test)]
+    pub async fn turns_taken(&self, count: u32) -> tokio::sync::SemaphorePermit<'_> {
+        self.turns.acquire_many(count).await.expect("it is never closed")
     }
 
     fn read_blocking(

@@ -157,6 +157,21 @@ async fn a_body_too_large_for_memory_is_streamed_whole_and_in_part() {
 }
 
 #[tokio::test]
+async fn the_rest_of_a_body_waits_for_the_disk_no_longer_than_its_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let version = install(folder.path(), ID, "blog", &[("big.bin", &noise(300_000, 9))]).await;
+    let few = Settings { cache_object_bytes: 100_000, disk_reads: 1, disk_wait_ms: 50, ..settings() };
+    let cache = Arc::new(BodyCache::new(&few));
+    let extent = version.file("big.bin").unwrap().extent(Encoding::Identity).unwrap();
+    let (one, other) =
+        (cache.part(&version, extent).await.unwrap(), cache.part(&version, extent).await.unwrap());
+    let busy = cache.turns_taken(1).await;
+    assert_eq!(cache.read_piece(one).await.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    drop(busy);
+    assert_eq!(cache.read_piece(other).await.unwrap().len(), 300_000);
+}
+
+#[tokio::test]
 async fn a_twenty_file_worker_takes_a_few_kilobytes() {
     let folder = tempfile::tempdir().unwrap();
     let text = "some text that repeats. ".repeat(100);

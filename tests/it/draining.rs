@@ -1,5 +1,5 @@
-//! What is on its way when another version or other origins take over: it ends where it began; sockets stay for the
-//! drain time and are then told to come again.
+//! What is on its way when another version or other origins take over: it ends where it began; sockets and answers
+//! stay for the drain time, and sockets are then told to come again.
 
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,8 @@ async fn requests_end_and_sockets_stay_with_their_origins_until_the_drain_time_i
         let request = app.http.get(url).header("host", &host);
         tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() })
     };
+    let mut events_of_old = app.worker(&worker, "/ticks").await;
+    assert!(events_of_old.chunk().await.unwrap().is_some());
     let at_old = slow();
     app.wait("the old origin has it", async || old.waiting() == 1).await;
 
@@ -86,7 +88,15 @@ async fn requests_end_and_sockets_stay_with_their_origins_until_the_drain_time_i
     let at_new = slow();
     app.wait("the new origin has it", async || new.waiting() == 1).await;
     are_told(&mut of_old, replaced).await;
-    // A request is not cut off: it has its own limits.
+    // Events that would go on for ever end then too, and not as if they were over.
+    let ended = loop {
+        match events_of_old.chunk().await {
+            Ok(Some(_)) => assert!(replaced.elapsed() < DRAIN * 5, "{:?}", replaced.elapsed()),
+            ended => break ended,
+        }
+    };
+    assert!(ended.is_err() && replaced.elapsed() >= DRAIN, "{ended:?} after {:?}", replaced.elapsed());
+    // A request that waits for its answer is not cut off: it has its own limits.
     assert!(!at_old.is_finished());
     old.release();
     assert_eq!(at_old.await.unwrap(), "old");

@@ -78,6 +78,8 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
+        // The first test of the process does it; the others find it done.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { http, front: free_address(), operator: free_address() }
     }
@@ -185,6 +187,10 @@ async fn sites_upstreams_and_domains_are_served_by_a_start_with_the_database_awa
     let health =
         [client.operator("/livez").await, client.operator("/readyz").await, client.operator("/health").await];
     assert_eq!(health, [200, 200, 503]);
+    let metrics = client.ask(&client.operator, BASE, "/metrics").await.unwrap().text().await.unwrap();
+    let served =
+        metrics.lines().find_map(|l| l.strip_prefix("libra_requests_total{kind=\"site\",status=\"2xx\"} "));
+    assert!(served.is_some_and(|count| count != "0"), "{metrics}");
     assert!(folder.logs().contains("this disk has not is skipped"), "{}", folder.logs());
     assert!(!folder.data().join("server.json").exists());
 
@@ -197,6 +203,43 @@ async fn sites_upstreams_and_domains_are_served_by_a_start_with_the_database_awa
     app.deploy_live(&app.body(&kept, &[("index.html", "newer")])).await;
     assert_eq!(client.front(DOMAIN).await, (200, "newer".into()));
     assert_eq!(client.front(&format!("{behind_worker}.{BASE}")).await, (200, "origin".into()));
+}
+
+#[tokio::test]
+async fn a_first_start_with_the_database_away_says_so_instead_of_leaving_clients_waiting() {
+    let folder = Folder::embedded();
+    let client = Client::new();
+    let nobody = format!("postgres://somebody:hidden@{}/libra", free_address());
+    let database = [("LIBRA__DATABASE__URL", nobody.as_str())];
+    let log = folder.path().join("first.log");
+    let mut child = folder
+        .libra(&all(&[&client.settings(), &database]))
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    client.until_open(&folder).await;
+    for host in [&format!("blog.{BASE}"), DOMAIN, BASE] {
+        let refused = client.ask(&client.front, host, "/").await.unwrap();
+        assert_eq!(refused.status(), 503, "{host}");
+        assert_eq!(refused.headers()["retry-after"], "5");
+        let document: serde_json::Value = refused.json().await.unwrap();
+        assert_eq!(
+            (&document["error"], &document["code"]),
+            (&json!("Database connection failed"), &json!("DATABASE_ERROR"))
+        );
+    }
+    assert_eq!([client.operator("/livez").await, client.operator("/readyz").await], [200, 503]);
+    let metrics = client.ask(&client.operator, BASE, "/metrics").await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("libra_refusals_total{code=\"DATABASE_ERROR\"} "), "{metrics}");
+    let started = Instant::now();
+    while !text(&log).contains("a part is away; waiting for it") {
+        assert!(started.elapsed() < PATIENCE, "{}", text(&log));
+        assert_eq!(client.operator("/livez").await, 200);
+    }
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success(), "{}", text(&log));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -14,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -107,7 +109,8 @@ async fn serve(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sta
 }
 
 async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Answer, hyper::Error> {
-    if request.headers().contains_key("upgrade") {
+    if let Some(key) = request.headers().get("sec-websocket-key") {
+        let accept = accept_of(key.as_bytes());
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(socket) = upgraded.await {
@@ -119,12 +122,13 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
             .status(StatusCode::SWITCHING_PROTOCOLS)
             .header("connection", "Upgrade")
             .header("upgrade", "websocket")
-            .header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+            .header("sec-websocket-accept", accept);
         return Ok(answer.body(Full::default().boxed_unsync()).unwrap());
     }
     let path = request.uri().path().to_owned();
     let text = match path.split_once("/make/") {
         Some((_, bytes)) => return Ok(made_up(bytes.parse().unwrap())),
+        None if path == "/ticks" => return Ok(ticks()),
         None if path == "/count" => counted(request.into_body()).await?.to_string(),
         None if path == "/slow" => {
             state.waiting.fetch_add(1, Ordering::SeqCst);
@@ -135,6 +139,13 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Ans
         None => state.words.clone(),
     };
     Ok(Response::new(Full::from(text).boxed_unsync()))
+}
+
+/// RFC 6455 §4.2.2.
+fn accept_of(key: &[u8]) -> String {
+    let digest =
+        Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    BASE64_STANDARD.encode(digest)
 }
 
 async fn counted(mut body: Incoming) -> Result<u64, hyper::Error> {
@@ -154,6 +165,18 @@ fn made_up(bytes: u64) -> Answer {
         (here > 0).then(|| (frame, left - here as u64))
     });
     Response::new(StreamBody::new(pieces).boxed_unsync())
+}
+
+/// An event now and then, without end.
+fn ticks() -> Answer {
+    let tick = tokio::time::interval(std::time::Duration::from_millis(100));
+    let events = futures_util::stream::unfold(tick, |mut tick| async move {
+        tick.tick().await;
+        let frame: Result<_, Infallible> = Ok(Frame::data(Bytes::from_static(b"data: tick\n\n")));
+        Some((frame, tick))
+    });
+    let answer = Response::builder().header("content-type", "text/event-stream");
+    answer.body(StreamBody::new(events).boxed_unsync()).unwrap()
 }
 
 /// Short masked frames come back unmasked; a close frame ends it.

@@ -3,6 +3,9 @@
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
+use serde_json::json;
+
 use crate::app::{Folder, PATIENCE, Settings, TestApp};
 use crate::failing::quick;
 use crate::parts::nats::{Clients, Cluster};
@@ -135,6 +138,18 @@ async fn a_broker_that_comes_in_time_is_waited_for_and_one_that_goes_leaves_the_
         serving.join().unwrap()
     });
     let app = TestApp::on(folder, server);
+    // A Worker with origins alone is worth serving too.
+    let (behind, behind_worker) = app.project("behind").await;
+    let put = app.request(Method::PUT, &format!("/api/v1/projects/{behind}/upstream"));
+    let put = put.json(&json!({ "origins": ["http://127.0.0.1:1"] })).send().await.unwrap();
+    assert_eq!(put.status(), 200);
+    cluster.kill_all();
+    let app = app.restart_after_kill(&settings);
+    assert!(app.server.log().contains("live sites are served without it"));
+    assert_eq!(app.worker(&behind_worker, "/").await.status(), 502);
+    for name in ["n0", "n1", "n2"] {
+        cluster.restart(name);
+    }
     let (project, worker) = app.project("kept").await;
     app.deploy_live(&app.body(&project, &[("index.html", "kept")])).await;
 

@@ -1,14 +1,18 @@
 //! Owns taking connections: one thread for all listeners, each connection to the serving thread with the fewest.
 //! Never reads from one, and never keeps more than its bounds: who comes when the house is full hears so at once.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use rustix::io::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +23,8 @@ use crate::http::seen::{self, Bare, Seen};
 
 /// After the system could not give us a socket: it may have one again when some have ended.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Between two words about that.
+const WORDS: Duration = Duration::from_secs(1);
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -84,7 +90,7 @@ pub fn start(
     std::thread::Builder::new().name("door-accept".into()).spawn(move || {
         let local = tokio::task::LocalSet::new();
         let seen = Rc::new(Seen::from(seen));
-        let house = Rc::new(House { settings, seats, places, seen: Rc::clone(&seen) });
+        let house = Rc::new(House::new(settings, seats, places, Rc::clone(&seen)));
         let ending = draining.clone();
         local.spawn_local(async move {
             // What is written later is handed on when the last is dropped.
@@ -107,9 +113,16 @@ struct House {
     seats: Vec<Seat>,
     places: Arc<Places>,
     seen: Rc<Seen>,
+    /// Open for nothing: given up when this process may open no more files, so that who comes then can be told.
+    spare: Cell<Option<File>>,
+    complained: Cell<Option<Instant>>,
 }
 
 impl House {
+    fn new(settings: Arc<DoorSettings>, seats: Vec<Seat>, places: Arc<Places>, seen: Rc<Seen>) -> Self {
+        Self { settings, seats, places, seen, spare: Cell::new(spare()), complained: Cell::default() }
+    }
+
     async fn listen(
         &self,
         listener: TcpListener,
@@ -128,11 +141,36 @@ impl House {
                 // Gone before it was taken: its own matter.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(e) => {
-                    tracing::warn!(error = %e, "a connection could not be taken");
-                    tokio::time::sleep(PAUSE).await;
+                    self.complain(&e);
+                    if !self.shed(&e, &listener, tls.is_some()) {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             }
         }
+    }
+
+    fn complain(&self, error: &io::Error) {
+        if self.complained.get().is_none_or(|at| at.elapsed() >= WORDS) {
+            self.complained.set(Some(Instant::now()));
+            tracing::warn!(error = %error, "a connection could not be taken");
+        }
+    }
+
+    /// Whether one that waits could be told that there is no room, where no file was left to take it with.
+    fn shed(&self, error: &io::Error, listener: &tokio::net::TcpListener, is_tls: bool) -> bool {
+        if !matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
+            return false;
+        }
+        drop(self.spare.take());
+        let taken = listener.accept().now_or_never().and_then(Result::ok);
+        let taken = taken.and_then(|(socket, peer)| Some((socket.into_std().ok()?, peer)));
+        let is_told = taken.is_some();
+        if let Some((socket, peer)) = taken {
+            self.turn_away(socket, peer.ip(), is_tls);
+        }
+        self.spare.set(spare());
+        is_told
     }
 
     fn seat(
@@ -171,6 +209,10 @@ impl House {
     }
 }
 
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,12 +224,9 @@ mod tests {
         let (alive, mut taken) = unbounded_channel();
         drop(gone);
         let seat = |sender| Seat { connections: Arc::default(), sender };
-        let house = House {
-            settings: Arc::new(DoorSettings::small()),
-            seats: vec![seat(dead), seat(alive)],
-            places: Arc::default(),
-            seen: Rc::new(Seen::from(seen::Observer::new(1, None).accepting())),
-        };
+        let seen = Rc::new(Seen::from(seen::Observer::new(1, None).accepting()));
+        let seats = vec![seat(dead), seat(alive)];
+        let house = House::new(Arc::new(DoorSettings::small()), seats, Arc::default(), seen);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut clients = Vec::new();
         for _ in 0..3 {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::chunks::{Chunks, Followed};
 use super::findings::Findings;
+use super::frames::Frames;
 use super::head::{Framing, Scanned, scan};
 use super::settings::Bounds;
 use super::socket::ClientSocket;
@@ -25,9 +26,8 @@ use crate::runtime::upstream::{Alarm, Pace};
 
 /// What a client that keeps us waiting for its head is told, if nothing else is on the way to it.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-/// HTTP/2's preface, and of the frame behind it its length and its kind, which is SETTINGS (RFC 9113 §3.4).
-const PREFACE_BYTES: usize = 24 + 4;
-const SETTINGS: u8 = 4;
+/// HTTP/2's (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
 /// Up to here what is written is copied together.
 const JOINED_BYTES: usize = 2048;
 /// After our last byte: as much of what the client still sends is read, so that it sees the answer and no reset.
@@ -40,9 +40,11 @@ enum State {
     Chunked(Chunks),
     /// So many bytes of HTTP/2's preface have not come yet.
     Preface(usize),
+    /// HTTP/2 behind it: a header block holds up all streams, so it is waited for like a head.
+    Frames(Frames),
     /// Everything from here on is refused, and is not waited for longer than a head is.
     Refused,
-    /// Nothing more is looked at: HTTP/2, or an upgraded connection.
+    /// Nothing more is looked at: an upgraded connection.
     Passing,
 }
 
@@ -109,14 +111,19 @@ impl<S> Guarded<S> {
                 State::Preface(left) => {
                     let here = (*left).min(bytes.len());
                     *left -= here;
-                    let last = bytes[here - 1];
                     bytes = &bytes[here..];
                     if *left == 0 {
-                        if last != SETTINGS {
-                            return Err(io::Error::other("the first frame is no SETTINGS"));
-                        }
-                        self.state = State::Passing;
+                        self.state = State::Frames(Frames::default());
                     }
+                }
+                State::Frames(frames) => {
+                    let has_begun = frames.follow(bytes);
+                    let has_begun =
+                        has_begun.map_err(|_| io::Error::other("the first frame is no SETTINGS"))?;
+                    if has_begun && frames.are_owed() {
+                        self.waiting_since = Instant::now();
+                    }
+                    return Ok(());
                 }
                 State::Length(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
@@ -210,7 +217,9 @@ impl<S> Guarded<S> {
             // Whoever reads the body gives up first, and can still say so.
             State::Length(_) | State::Chunked(_) => Some(turn + patience.stream + patience.linger),
             State::Passing if self.findings.upgraded.load(Relaxed) => Some(turn + patience.stream),
-            State::Head(_) | State::Passing => None,
+            // Whatever is written on other streams meanwhile.
+            State::Frames(frames) if frames.are_owed() => Some(self.waiting_since + patience.head),
+            State::Head(_) | State::Frames(_) | State::Passing => None,
         }
     }
 

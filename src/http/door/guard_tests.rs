@@ -120,3 +120,41 @@ async fn trailers_that_drip_in_are_given_up() {
     };
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
 }
+
+#[tokio::test]
+async fn a_header_block_of_http2_is_waited_for_like_a_head_whatever_else_goes_on() {
+    let (short, long) = (Duration::from_millis(200), Duration::from_secs(60));
+    let patience =
+        Patience { head: short, keep_alive: long, stream: long, linger: short, slowest_bytes_per_second: 0 };
+    let bounds = Bounds { head_bytes: 1024, patience };
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // HEADERS with and without END_HEADERS, and one of which only a part has come.
+    let (whole, open) = (b"\0\0\x01\x01\x04\0\0\0\x01\x82", b"\0\0\x01\x01\0\0\0\0\x01\x82");
+    for (frame, is_owed) in [(&whole[..], false), (&open[..], true), (&whole[..9], true), (&whole[..3], true)]
+    {
+        let (mut client, socket) = tokio::io::duplex(1024);
+        let mut guarded = Guarded::http2(socket, Vec::new(), bounds, Arc::default());
+        client.write_all(&[&preface[..], frame].concat()).await.unwrap();
+        let mut read = vec![0; preface.len() + frame.len()];
+        guarded.read_exact(&mut read).await.unwrap();
+        // Answers on other streams are no reason to wait longer.
+        let mut space = [0; 4];
+        let waiting = tokio::time::timeout(short * 4, async {
+            let mut tick = tokio::time::interval(short / 4);
+            loop {
+                tokio::select! {
+                    read = guarded.read(&mut space) => return read,
+                    _ = tick.tick() => {}
+                }
+                guarded.write_all(b"x").await?;
+            }
+        });
+        match waiting.await {
+            Err(_) => assert!(!is_owed, "{frame:?} is waited for"),
+            Ok(read) => {
+                assert!(is_owed, "{frame:?} is given up");
+                assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+            }
+        }
+    }
+}

@@ -8,12 +8,15 @@ pub mod control;
 #[cfg(test)]
 mod file_tests;
 mod findings;
+mod frames;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
 #[cfg(test)]
 mod h2_tests;
 mod head;
+#[cfg(test)]
+mod origins_tests;
 #[cfg(test)]
 mod patience_tests;
 mod settings;
@@ -24,6 +27,8 @@ mod test_house;
 #[cfg(test)]
 mod tests;
 mod thread;
+#[cfg(test)]
+mod waiting_tests;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

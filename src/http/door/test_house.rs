@@ -19,6 +19,10 @@ use crate::runtime::upstream::{Parts, Reuse, Upstream, trusted_authorities};
 
 pub(super) const HOST: &str = "app.libra.localhost";
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long answers stay with an origin that was replaced.
+pub(super) const DRAIN: Duration = Duration::from_millis(400);
+/// A shelf for every thread that any test of the process has: none is another's by chance.
+const SHELVES: usize = 4096;
 
 /// A front door before origins.
 pub(super) struct House {
@@ -46,7 +50,13 @@ pub(super) fn policy() -> UpstreamPolicy {
 }
 
 pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
-    let upstream = upstream(origins, policy);
+    let at = |port: &u16| format!("http://127.0.0.1:{port}");
+    house_of(&origins.iter().map(at).collect::<Vec<_>>(), policy, 1)
+}
+
+/// One with so many serving threads before origins of any kind.
+pub(super) fn house_of(origins: &[String], policy: UpstreamPolicy, threads: usize) -> House {
+    let upstream = upstream(origins, policy, threads);
     let tables = Tables::new();
     tables.publish_worker(WorkerRoute {
         worker: "app".into(),
@@ -55,7 +65,7 @@ pub(super) fn house(origins: &[u16], policy: UpstreamPolicy) -> House {
         live: Live::Upstream(Arc::clone(&upstream)),
         epoch: 1,
     });
-    open(tables, upstream)
+    open(tables, upstream, threads)
 }
 
 /// A front door before a site.
@@ -68,24 +78,22 @@ pub(super) fn site_house(version: Arc<crate::runtime::SiteVersion>) -> House {
         live: Live::Site(version),
         epoch: 1,
     });
-    open(tables, upstream(&[], policy()))
+    open(tables, upstream(&[], policy(), 1), 1)
 }
 
-fn upstream(origins: &[u16], policy: UpstreamPolicy) -> Arc<Upstream> {
+fn upstream(origins: &[String], policy: UpstreamPolicy, threads: usize) -> Arc<Upstream> {
     let upstream = Arc::new(Upstream::new(Parts {
         key: "1".into(),
-        origins: origins
-            .iter()
-            .map(|port| Origin::parse(&format!("http://127.0.0.1:{port}")).unwrap())
-            .collect(),
+        origins: origins.iter().map(|origin| Origin::parse(origin).unwrap()).collect(),
         policy,
         reuse: Reuse {
-            threads: 1,
+            threads: if threads == 1 { 1 } else { SHELVES },
             idle_connections: 16,
             keep_idle: PATIENCE * 3,
             look: Duration::from_millis(100),
             retries: 2,
-            drain: Duration::ZERO,
+            drain: DRAIN,
+            keep_names: Duration::from_secs(1),
         },
         may_connect: Arc::new(|address| address.ip().is_loopback()),
         tls: trusted_authorities(),
@@ -94,7 +102,7 @@ fn upstream(origins: &[u16], policy: UpstreamPolicy) -> Arc<Upstream> {
     upstream
 }
 
-fn open(tables: Tables, upstream: Arc<Upstream>) -> House {
+fn open(tables: Tables, upstream: Arc<Upstream>, threads: usize) -> House {
     tables.workers_are_at(1);
     tables.hosts_are_at(1);
     let edge = EdgeState {
@@ -113,10 +121,10 @@ fn open(tables: Tables, upstream: Arc<Upstream>) -> House {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let no_routes = Arc::new(|_: &mut actix_web::web::ServiceConfig| {});
-    let observer = crate::http::seen::Observer::new(1, None);
+    let observer = crate::http::seen::Observer::new(threads, None);
+    let settings = DoorSettings { threads, ..DoorSettings::small() };
     let door =
-        Door::open(DoorSettings::small(), vec![Listener { socket, tls: None }], edge, no_routes, &observer)
-            .unwrap();
+        Door::open(settings, vec![Listener { socket, tls: None }], edge, no_routes, &observer).unwrap();
     House { door: Some(door), address, upstream }
 }
 

@@ -16,7 +16,6 @@ use prometheus_client::registry::Registry;
 
 use super::Observer;
 use super::counters::{BOUNDS_US, CLASSES, CODES, Count, Counters, FAILURES, KINDS, PROTOCOLS, REASONS};
-use crate::http::FrontDoor;
 use crate::http::problem::Problem;
 use crate::http::surface::{read, resource};
 use crate::routing::Tables;
@@ -65,8 +64,8 @@ pub fn routes(config: &mut ServiceConfig) {
     config.service(resource("/metrics", vec![(Method::GET, read().to(get))]));
 }
 
-async fn get(door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {
-    let text = door.metrics.text().map_err(|_| Problem::internal())?;
+async fn get(metrics: Data<Metrics>) -> Result<HttpResponse, Problem> {
+    let text = metrics.text().map_err(|_| Problem::internal())?;
     Ok(HttpResponse::Ok().content_type(prometheus_text::CONTENT_TYPE).body(text))
 }
 

@@ -152,6 +152,7 @@ fn upstream(key: &str) -> Arc<Upstream> {
             look: std::time::Duration::from_secs(60),
             retries: 0,
             drain: std::time::Duration::ZERO,
+            keep_names: std::time::Duration::ZERO,
         },
         may_connect: Arc::new(|_| false),
         tls: trusted_authorities(),

@@ -22,11 +22,14 @@ pub struct OriginBody {
     turn: Option<Turn>,
     /// When something came last, as far as anybody has had to wait since.
     last: Option<Instant>,
+    /// Begun when its origin's time was over already, it may go on for as long again.
+    late_until: Option<Instant>,
 }
 
 impl OriginBody {
     pub(super) fn new(link: Box<Link>, turn: Turn, cx: &mut Context<'_>) -> Self {
-        let mut body = Self { link: Some(link), turn: Some(turn), last: None };
+        let late_until = turn.late_until();
+        let mut body = Self { link: Some(link), turn: Some(turn), last: None, late_until };
         // At once where there is no body to read: nobody would ask for one.
         body.settle(cx);
         body
@@ -52,6 +55,12 @@ impl Body for OriginBody {
     ) -> Poll<Option<Result<Frame<Bytes>, OriginBodyError>>> {
         let this = self.get_mut();
         let (Some(link), Some(turn)) = (&mut this.link, &this.turn) else { return Poll::Ready(None) };
+        // Looked at when something comes, or should have come: nobody is woken for it.
+        let stays_until = this.late_until.or_else(|| turn.stays_until());
+        if stays_until.is_some_and(|until| until <= Instant::now()) {
+            this.link = None;
+            return Poll::Ready(Some(Err(OriginBodyError::Retired)));
+        }
         match link.poll_piece(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(behind) = frame.trailers_mut() {
@@ -74,11 +83,15 @@ impl Body for OriginBody {
                 let last = *this.last.get_or_insert_with(Instant::now);
                 let last = link.exchange.sent_last().map_or(last, |sent| last.max(sent));
                 let due = last + turn.policy().idle_timeout;
+                let (due, why) = match stays_until {
+                    Some(until) if until < due => (until, OriginBodyError::Retired),
+                    _ => (due, OriginBodyError::Silent),
+                };
                 if !link.alarm.is_over(cx, due) {
                     return Poll::Pending;
                 }
                 this.link = None;
-                Poll::Ready(Some(Err(OriginBodyError::Silent)))
+                Poll::Ready(Some(Err(why)))
             }
         }
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{OriginReport, OriginState, Upstream};
 use crate::domain::upstream::UpstreamPolicy;
 
@@ -28,6 +30,17 @@ impl Turn {
     pub(super) fn policy(&self) -> &UpstreamPolicy {
         &self.upstream.policy
     }
+
+    /// Until when an answer may go on that is on its way.
+    pub(super) fn stays_until(&self) -> Option<Instant> {
+        self.upstream.stays_until().map(Instant::from_std)
+    }
+
+    /// And one that only begins when that time is over.
+    pub(super) fn late_until(&self) -> Option<Instant> {
+        let now = self.stays_until().map(|until| (until, Instant::now()));
+        now.filter(|(until, now)| until <= now).map(|(_, now)| now + self.upstream.reuse.drain)
+    }
 }
 
 impl Drop for Turn {
@@ -40,10 +53,10 @@ impl Upstream {
     /// The next origin, none of `tried`. `None` where all have as many requests as they may.
     pub(super) fn choose(self: &Arc<Self>, tried: u64) -> Option<Turn> {
         let is_fresh = |at: usize| tried & (1 << (at % 64)) == 0;
+        let count = self.origins.len();
+        // Equals take turns. One step a choice: with two, every second origin would have none.
+        let first = if count > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % count } else { 0 };
         let best = |wants_well: bool| {
-            let count = self.origins.len();
-            // Equals take turns.
-            let first = if count > 1 { self.turn.fetch_add(1, Ordering::Relaxed) % count } else { 0 };
             (0..count)
                 .map(|step| (first + step) % count)
                 .filter(|at| is_fresh(*at) && (!wants_well || self.is_taken_into_account(*at)))
@@ -110,6 +123,6 @@ impl Upstream {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

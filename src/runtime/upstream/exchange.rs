@@ -93,6 +93,8 @@ pub enum OriginBodyError {
     Body(#[from] BadBody),
     #[error("the origin fell silent in the middle of its answer")]
     Silent,
+    #[error("no route leads to the origin any more, and the drain time is over")]
+    Retired,
 }
 
 impl Exchange {

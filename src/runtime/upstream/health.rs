@@ -59,7 +59,7 @@ async fn watch_one(upstream: Weak<Upstream>, at: usize) {
 /// Any answer below 500 is a good one: the origin answers, whatever it thinks of the question.
 async fn ask(upstream: &Upstream, at: usize, check: &HealthCheck) -> io::Result<()> {
     let origin = &upstream.origins[at];
-    let mut link = Link::new(socket::connect(upstream, &origin.address).await?);
+    let mut link = Link::new(socket::connect(upstream, origin).await?);
     link.begin(
         &Order {
             method: &Method::GET,

@@ -10,6 +10,7 @@ mod choose;
 mod exchange;
 mod health;
 mod link;
+mod names;
 mod pace;
 mod pool;
 mod send;
@@ -20,7 +21,7 @@ pub mod trailers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::origin::Origin;
 use crate::domain::upstream::UpstreamPolicy;
+use names::Names;
 use pool::Pool;
 
 pub use alarm::Alarm;
@@ -52,8 +54,10 @@ pub struct Reuse {
     pub look: Duration,
     /// Further tries where nothing was sent yet.
     pub retries: usize,
-    /// How long sockets stay with an upstream that no route leads to any more.
+    /// How long sockets and answers on their way stay with an upstream that no route leads to any more.
     pub drain: Duration,
+    /// How long the addresses of an origin's name are used before it is asked anew.
+    pub keep_names: Duration,
 }
 
 /// Whether an address may be connected to; asked after names were resolved.
@@ -70,6 +74,9 @@ pub struct Parts {
     pub tls: Arc<rustls::ClientConfig>,
 }
 
+/// Of [`Upstream::cut_at`]: not given up.
+const STAYS: u64 = u64::MAX;
+
 /// The origins of one Worker, shared by all threads.
 pub struct Upstream {
     key: String,
@@ -81,6 +88,8 @@ pub struct Upstream {
     made: Instant,
     turn: AtomicUsize,
     retired: CancellationToken,
+    /// In ms since `made`, when answers on their way are given up; [`STAYS`] while a route leads here.
+    cut_at: AtomicU64,
 }
 
 struct OriginState {
@@ -89,6 +98,7 @@ struct OriginState {
     name: Box<str>,
     /// Its own name, for origins that want it.
     host: HeaderValue,
+    names: Names,
     pool: Pool,
     in_hand: AtomicUsize,
     failures: AtomicU32,
@@ -116,6 +126,7 @@ impl Upstream {
             // A parsed host is a valid header value.
             host: HeaderValue::from_str(&address.authority()).unwrap_or(HeaderValue::from_static("")),
             address,
+            names: Names::default(),
             pool: Pool::new(reuse.threads, reuse.idle_connections),
             in_hand: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
@@ -124,8 +135,18 @@ impl Upstream {
             is_well: AtomicBool::new(true),
         };
         let origins = origins.into_iter().map(state).collect();
-        let (made, turn) = (Instant::now(), AtomicUsize::new(0));
-        Self { key, origins, policy, reuse, may_connect, tls, made, turn, retired: CancellationToken::new() }
+        Self {
+            key,
+            origins,
+            policy,
+            reuse,
+            may_connect,
+            tls,
+            made: Instant::now(),
+            turn: AtomicUsize::new(0),
+            retired: CancellationToken::new(),
+            cut_at: AtomicU64::new(STAYS),
+        }
     }
 
     pub fn key(&self) -> &str {
@@ -134,7 +155,17 @@ impl Upstream {
 
     /// No route leads here any more; what is under way stays for a while.
     pub fn retire(&self) {
+        let at = self.now_ms().saturating_add(choose::millis(self.reuse.drain)).min(STAYS - 1);
+        let _only_the_first = self.cut_at.compare_exchange(STAYS, at, Ordering::AcqRel, Ordering::Relaxed);
         self.retired.cancel();
+    }
+
+    /// Until when answers that are on their way may go on, once no route leads here any more.
+    fn stays_until(&self) -> Option<Instant> {
+        match self.cut_at.load(Ordering::Relaxed) {
+            STAYS => None,
+            at => self.made.checked_add(Duration::from_millis(at)),
+        }
     }
 
     pub fn retired(&self) -> &CancellationToken {

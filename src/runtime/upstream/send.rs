@@ -63,8 +63,11 @@ enum Tried {
         failure: Failure,
         was_kept: bool,
     },
-    /// The kept connection ended without a byte of an answer.
-    Stale(Failure),
+    /// The connection ended without a byte of an answer.
+    Unheard {
+        failure: Failure,
+        was_kept: bool,
+    },
     Failed(Failure),
 }
 
@@ -104,12 +107,15 @@ async fn send_traced(
                 body = back;
                 failure
             }
-            // The same origin again, on another connection: this one had been closed while nobody looked.
-            Tried::Stale(failure) if may_repeat => {
+            Tried::Unheard { failure, was_kept } if may_repeat => {
+                // The same origin again, where its connection had been closed while nobody looked; else another one.
+                if !was_kept {
+                    tried |= 1 << (at % 64);
+                }
                 body = RequestBody::empty();
                 failure
             }
-            Tried::Stale(failure) | Tried::Failed(failure) => return Err(failure),
+            Tried::Unheard { failure, .. } | Tried::Failed(failure) => return Err(failure),
         };
         let others = tried.count_ones() as usize >= upstream.origins.len().min(64);
         if left == 0 || others {
@@ -139,7 +145,7 @@ async fn one(
         None => {
             trace.opened += 1;
             // Boxed: opening is rare, and its state would make that of every request larger.
-            match Box::pin(socket::connect(upstream, &origin.address)).await {
+            match Box::pin(socket::connect(upstream, origin)).await {
                 Ok(socket) => (Link::new(socket), false),
                 Err(e) => {
                     upstream.failed(turn.at);
@@ -187,9 +193,13 @@ fn failed(upstream: &Upstream, at: usize, mut link: Box<Link>, broken: Broken, w
             }
             Tried::Unsent { body: link.take_body(), failure: Failure::Broken(broken), was_kept }
         }
-        // Closed or reset without a byte of an answer, as a server does that has just given up on an idle connection.
-        broken @ (Broken::Closed | Broken::Io(_)) if was_kept && link.has_heard_nothing() => {
-            Tried::Stale(Failure::Broken(broken))
+        // Closed or reset without a byte of an answer, as a server does that has just given up on an idle connection, or
+        // that dies.
+        broken @ (Broken::Closed | Broken::Io(_)) if link.has_heard_nothing() => {
+            if !was_kept {
+                upstream.failed(at);
+            }
+            Tried::Unheard { failure: Failure::Broken(broken), was_kept }
         }
         broken => {
             upstream.failed(at);

@@ -1,8 +1,8 @@
-//! Owns reaching an origin: resolving its name once, judging what came out, connecting to exactly that address.
+//! Owns reaching an origin: finding where its name leads, judging what came out, connecting to exactly that address.
 //! Never connects to an address that was not judged: a name may lead elsewhere a moment later.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::Upstream;
+use super::{OriginState, Upstream};
 use crate::domain::origin::Origin;
 
 /// An open way to an origin.
@@ -42,16 +42,16 @@ pub fn trusted_authorities() -> Arc<rustls::ClientConfig> {
 }
 
 /// Bounded by the policy's time for connecting, all of it together.
-pub async fn connect(upstream: &Upstream, address: &Origin) -> io::Result<OriginSocket> {
+pub async fn connect(upstream: &Upstream, origin: &OriginState) -> io::Result<OriginSocket> {
     let connecting = async {
-        match address {
+        match &origin.address {
             Origin::Unix(path) => UnixStream::connect(&**path).await.map(OriginSocket::Unix),
             Origin::Http { host, port, tls: false } => {
-                tcp(upstream, host.as_str(), *port).await.map(OriginSocket::Tcp)
+                tcp(upstream, origin, host.as_str(), *port).await.map(OriginSocket::Tcp)
             }
             Origin::Http { host, port, tls: true } => {
                 let name = ServerName::try_from(bare(host.as_str()).to_owned()).map_err(io::Error::other)?;
-                let socket = tcp(upstream, host.as_str(), *port).await?;
+                let socket = tcp(upstream, origin, host.as_str(), *port).await?;
                 let connector = tokio_rustls::TlsConnector::from(Arc::clone(&upstream.tls));
                 connector.connect(name, socket).await.map(|socket| OriginSocket::Tls(Box::new(socket)))
             }
@@ -60,10 +60,19 @@ pub async fn connect(upstream: &Upstream, address: &Origin) -> io::Result<Origin
     tokio::time::timeout(upstream.policy.connect_timeout, connecting).await?
 }
 
-async fn tcp(upstream: &Upstream, host: &str, port: u16) -> io::Result<TcpStream> {
+async fn tcp(upstream: &Upstream, origin: &OriginState, host: &str, port: u16) -> io::Result<TcpStream> {
+    if let Ok(ip) = bare(host).parse::<IpAddr>() {
+        return tcp_to(upstream, &[SocketAddr::new(ip, port)]).await;
+    }
+    let found = origin.names.of(host, port, upstream.reuse.keep_names).await?;
+    tcp_to(upstream, &found.addresses).await
+}
+
+/// The first of these that may be connected to and lets us.
+async fn tcp_to(upstream: &Upstream, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the origin's name has no address");
-    for address in tokio::net::lookup_host((bare(host), port)).await? {
-        if !(upstream.may_connect)(SocketAddr::new(address.ip().to_canonical(), port)) {
+    for address in addresses {
+        if !(upstream.may_connect)(SocketAddr::new(address.ip().to_canonical(), address.port())) {
             last = io::Error::new(io::ErrorKind::PermissionDenied, "the origin's address is not allowed");
             continue;
         }
