@@ -216,9 +216,9 @@ fn aim<'r>(
     let is_tls = connection.is_tls || proto.is_some_and(|proto| proto == "https");
     let is_probe = is_probe(head, state, &class);
     if let Some(peer) = connection.peer.filter(|_| !is_probe) {
-        let lines = head.headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+        let lines = head.headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
         // Collected where a proxy is believed only: nobody else's lines are looked at.
-        let lines: Vec<&str> = if from_trusted { lines.collect() } else { Vec::new() };
+        let lines: Vec<&[u8]> = if from_trusted { lines.collect() } else { Vec::new() };
         state.rates.check_client(client::client(peer.ip(), lines.into_iter(), &state.trusted_proxies))?;
     }
     let met = secure::Met { head, connection, from_trusted, authority, class: &class };
