@@ -144,33 +144,36 @@ impl Problem {
     }
 
     fn database() -> Self {
-        let message = "The platform's database does not answer. Nothing was recorded; try again shortly.";
-        let problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "DATABASE_ERROR",
-            "Database connection failed",
-            message,
-        );
-        problem.after(5)
+        Self::database_silent(
+            "The platform's database does not answer. Nothing was recorded; try again shortly.",
+        )
     }
 
     /// A commit that was never answered: nobody may be told that it did not happen.
     fn unsure() -> Self {
-        let message = "The platform's database did not say whether this was recorded. Look before you send it again, \
-                       or send it with the same Idempotency-Key, which records it once at most.";
-        let problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "DATABASE_ERROR",
-            "Database connection failed",
-            message,
-        );
-        problem.after(5)
+        Self::database_silent(
+            "The platform's database did not say whether this was recorded. Look before you send it again, \
+             or send it with the same Idempotency-Key, which records it once at most.",
+        )
+    }
+
+    fn database_silent(message: &str) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "DATABASE_ERROR", "Database connection failed", message).after(5)
+    }
+
+    fn fetch_failed(message: &str) -> Self {
+        let error = "Service temporarily unavailable";
+        Self::new(StatusCode::BAD_GATEWAY, "WORKER_FETCH_FAILED", error, message)
     }
 
     pub fn internal() -> Self {
+        Self::failed("INTERNAL_ERROR", "Internal server error")
+    }
+
+    fn failed(code: &'static str, error: &str) -> Self {
         let message = "The platform failed. Try again; if it stays, tell the operator this request id.";
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Self::new(status, "INTERNAL_ERROR", "Internal server error", message)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, error, message)
     }
 
     pub fn code(&self) -> &'static str {
@@ -341,30 +344,22 @@ impl From<EdgeRefusal> for Problem {
                 "Request timeout",
                 "The request's body did not come whole in time; send it again.",
             ),
-            EdgeRefusal::Loop => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "WORKER_FETCH_FAILED",
-                "Service temporarily unavailable",
+            EdgeRefusal::Loop => Self::fetch_failed(
                 "The Worker's origin leads back to this platform; register the application behind it.",
             ),
-            EdgeRefusal::WorkerUnreachable => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "WORKER_FETCH_FAILED",
-                "Service temporarily unavailable",
-                "The Worker's origin could not be reached; try again shortly.",
-            ),
+            EdgeRefusal::WorkerUnreachable => {
+                Self::fetch_failed("The Worker's origin could not be reached; try again shortly.")
+            }
+            EdgeRefusal::DispatchFailed => Self::failed("DISPATCH_FAILED", "Dispatch failed"),
             EdgeRefusal::WorkerTimeout => Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "WORKER_TIMEOUT",
                 "Worker timed out",
                 "The Worker's origin did not answer in time; try again shortly.",
             ),
-            EdgeRefusal::ReadFailed => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "WORKER_FETCH_FAILED",
-                "Service temporarily unavailable",
-                "The site's files could not be read; try again shortly.",
-            ),
+            EdgeRefusal::ReadFailed => {
+                Self::fetch_failed("The site's files could not be read; try again shortly.")
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a client sees of a static site, asked directly and, where the wire matters, through a real front door.
 
 mod conditions;
+mod refusals;
 mod rules;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::routing::WorkerRoute;
+use crate::routing::{WorkerRoute, probe};
 use crate::runtime::test_site;
 
 const HOST: &str = "blog.libra.localhost";
