@@ -54,6 +54,7 @@ use proof::Proof;
 pub use rates::Rates;
 use refuse::refuse;
 pub use request_id::RequestId;
+use split::Stays;
 
 /// Makes the answer to a refused request; `http/problem.rs` has the one mapping. The flag: a page for a browser.
 pub type Refuse = fn(&RequestId, bool, EdgeRefusal) -> Response<Bytes>;
@@ -217,17 +218,17 @@ impl Aimed<'_> {
                 return Way::Answer(refuse(head, id, state, facts, refusal));
             }
         }
-        let (version, sticky) = match &self.target {
+        let (version, stays) = match &self.target {
             Target::Preview(version) => {
                 facts.worker = Some(Arc::clone(version.owner()));
-                (Arc::clone(version), None)
+                (Arc::clone(version), Stays::Whole)
             }
             Target::Redirect(to) => {
                 facts.is_redirect = true;
                 return Way::Answer(redirect(head, self.connection, to));
             }
             Target::Worker(route) => match &route.live {
-                Live::Site(version) => (Arc::clone(version), None),
+                Live::Site(version) => (Arc::clone(version), Stays::Whole),
                 Live::Split(split) => split::choose(split, &head.headers, self.strategy),
                 Live::Upstream(upstream) => {
                     let (upstream, worker) = (Arc::clone(upstream), Arc::clone(&route.worker));
@@ -242,7 +243,7 @@ impl Aimed<'_> {
             },
         };
         facts.version = Some(Arc::clone(&version));
-        Way::Answer(self.site_answer((version, sticky), head, id, state, facts).await)
+        Way::Answer(self.site_answer((version, stays), head, id, state, facts).await)
     }
 
     fn forwarding(
@@ -271,7 +272,7 @@ impl Aimed<'_> {
 
     async fn site_answer(
         self,
-        (version, sticky): (Arc<SiteVersion>, Option<HeaderValue>),
+        (version, stays): (Arc<SiteVersion>, Stays),
         head: &Parts,
         id: &RequestId,
         state: &EdgeState,
@@ -287,11 +288,15 @@ impl Aimed<'_> {
             takes_files: self.connection.takes_files,
             ignores_rules: self.is_probe,
         };
-        let (result, digest) = site::answer(&asked, &state.cache, &version).await;
-        let mut response = result.unwrap_or_else(|refusal| refuse(head, id, state, facts, refusal));
-        if let Some(cookie) = sticky {
-            response.headers_mut().append(header::SET_COOKIE, cookie);
-        }
+        let (result, file) = site::answer(&asked, &state.cache, &version).await;
+        let mut response = match result {
+            Ok(mut response) => {
+                stays.mark(response.headers_mut(), file);
+                response
+            }
+            Err(refusal) => refuse(head, id, state, facts, refusal),
+        };
+        let digest = file.map(|file| *file.digest());
         if self.strategy.is_on_platform_origin() {
             isolate::seal(response.headers_mut());
         } else if self.strategy == Strategy::Subdomain && version.rules().is_some() {

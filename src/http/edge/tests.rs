@@ -3,6 +3,7 @@
 mod conditions;
 mod refusals;
 mod rules;
+mod splits;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
