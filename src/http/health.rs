@@ -187,7 +187,7 @@ impl Health {
             ("sandbox", part(self.sandbox.load().as_deref())),
             (
                 "runtime",
-                json!({ "status": if tables.is_loaded() { HEALTHY } else { UNHEALTHY }, "kinds": ["static"] }),
+                json!({ "status": if tables.is_loaded() { HEALTHY } else { UNHEALTHY }, "kinds": ["static", "upstream"] }),
             ),
             ("actors", json!({ "status": if all_run { HEALTHY } else { UNHEALTHY }, "actors": actors })),
             ("edges", part(probes.edges.as_ref())),
