@@ -110,9 +110,8 @@ impl Problem {
     pub fn method_not_allowed(allow: impl Into<String>) -> Self {
         let allow = allow.into();
         let message = format!("This endpoint answers {allow}.");
-        let problem =
-            Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed", message);
-        problem.with_allow(allow)
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, "METHOD_NOT_ALLOWED", "Method not allowed", message).with_allow(allow)
     }
 
     pub fn too_large(message: impl Into<String>) -> Self {
@@ -133,20 +132,17 @@ impl Problem {
 
     pub fn rate_limited(after_seconds: u64) -> Self {
         let message = format!("Too many requests; try again in {after_seconds} s.");
-        let problem =
-            Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Rate limit exceeded", message);
-        problem.after(after_seconds)
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, "RATE_LIMITED", "Rate limit exceeded", message).after(after_seconds)
     }
 
     pub fn overloaded(message: impl Into<String>) -> Self {
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "Overloaded", message);
-        problem.after(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "Overloaded", message).after(1)
     }
 
     fn database() -> Self {
-        Self::database_silent(
-            "The platform's database does not answer. Nothing was recorded; try again shortly.",
-        )
+        let message = "The platform's database does not answer. Nothing was recorded; try again shortly.";
+        Self::database_silent(message)
     }
 
     /// A commit that was never answered: nobody may be told that it did not happen.
@@ -318,12 +314,10 @@ impl From<EdgeRefusal> for Problem {
             EdgeRefusal::Malformed(bad) => {
                 Self::invalid_request(format!("The request can't be read without doubt: {bad}."))
             }
-            EdgeRefusal::WorkerNotNamed => Self::new(
-                StatusCode::BAD_REQUEST,
-                "MISSING_WORKER_NAME",
-                "Missing worker parameter",
-                "Name the Worker: /dispatch?worker=NAME, or /dispatch/NAME/PATH.",
-            ),
+            EdgeRefusal::WorkerNotNamed => {
+                let next = "Name the Worker: /dispatch?worker=NAME, or /dispatch/NAME/PATH.";
+                Self::new(StatusCode::BAD_REQUEST, "MISSING_WORKER_NAME", "Missing worker parameter", next)
+            }
             EdgeRefusal::WorkerNamedTwice => Self::invalid_request("Name one Worker only in the query."),
             EdgeRefusal::ServiceWorkerRefused => {
                 Self::forbidden("Install a service worker from the Worker's own host, not from here.")
@@ -338,12 +332,10 @@ impl From<EdgeRefusal> for Problem {
             EdgeRefusal::Overloaded | EdgeRefusal::Saturated | EdgeRefusal::WorkerBusy => {
                 Self::overloaded(text)
             }
-            EdgeRefusal::ClientSilent => Self::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "INVALID_REQUEST",
-                "Request timeout",
-                "The request's body did not come whole in time; send it again.",
-            ),
+            EdgeRefusal::ClientSilent => {
+                let next = "The request's body did not come whole in time; send it again.";
+                Self::new(StatusCode::REQUEST_TIMEOUT, "INVALID_REQUEST", "Request timeout", next)
+            }
             EdgeRefusal::Loop => Self::fetch_failed(
                 "The Worker's origin leads back to this platform; register the application behind it.",
             ),
@@ -351,12 +343,10 @@ impl From<EdgeRefusal> for Problem {
                 Self::fetch_failed("The Worker's origin could not be reached; try again shortly.")
             }
             EdgeRefusal::DispatchFailed => Self::failed("DISPATCH_FAILED", "Dispatch failed"),
-            EdgeRefusal::WorkerTimeout => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "WORKER_TIMEOUT",
-                "Worker timed out",
-                "The Worker's origin did not answer in time; try again shortly.",
-            ),
+            EdgeRefusal::WorkerTimeout => {
+                let next = "The Worker's origin did not answer in time; try again shortly.";
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "WORKER_TIMEOUT", "Worker timed out", next)
+            }
             EdgeRefusal::ReadFailed => {
                 Self::fetch_failed("The site's files could not be read; try again shortly.")
             }
@@ -407,9 +397,8 @@ impl From<ControlError> for Problem {
             ControlError::TooManyWaiting { limit } => {
                 let next =
                     format!("{limit} deployments are waiting already; send this one when some have ended.");
-                let problem =
-                    Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Too many waiting", next);
-                problem.after(30)
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                Self::new(status, "RATE_LIMITED", "Too many waiting", next).after(30)
             }
             ControlError::Store(
                 e @ (StoreError::Unavailable(_)
