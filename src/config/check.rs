@@ -124,10 +124,12 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
 }
 
 /// Bounds that would make the front door useless, or that the protocol forbids.
-fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 16] {
+fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 17] {
     let h2 = &http.http2;
     // RFC 9113 §6.9.1.
     let window = |bytes: u32| (65_535..=i32::MAX as u32).contains(&bytes);
+    let is_earned =
+        |rate: u32, burst: u32| rate == 0 || burst <= rate.saturating_mul(super::Rates::BURST_SECONDS);
     let windows = "must be 65535 to 2147483647";
     [
         ((1_024..=1_048_576).contains(&http.header_bytes), "http.header_bytes", "must be 1024 to 1048576"),
@@ -149,6 +151,12 @@ fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 16] {
                 && (http.rates.worker_per_second == 0) == (http.rates.worker_burst == 0),
             "http.rates",
             "a rate and its burst are both 0, or neither",
+        ),
+        (
+            is_earned(http.rates.client_per_second, http.rates.client_burst)
+                && is_earned(http.rates.worker_per_second, http.rates.worker_burst),
+            "http.rates",
+            "a burst is at most 120 times its rate, or it would outlive what is remembered of a client",
         ),
         (http.rates.remembered >= 100, "http.rates.remembered", "must be at least 100"),
         (window(h2.stream_window_bytes), "http.http2.stream_window_bytes", windows),

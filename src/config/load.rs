@@ -298,6 +298,21 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_is_earned_again_before_its_client_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |rate: &str, burst: &str| {
+            let vars = [
+                ("LIBRA__HTTP__RATES__CLIENT_PER_SECOND", rate),
+                ("LIBRA__HTTP__RATES__CLIENT_BURST", burst),
+            ];
+            load(folder.path(), None, &variables(&vars)).err().map(|mistakes| mistakes.to_string())
+        };
+        assert_eq!((told("0", "0"), told("1", "120"), told("100000000", "4000000000")), (None, None, None));
+        assert!(told("1", "121").is_some_and(|said| said.contains("at most 120 times")));
+        assert!(told("0", "5").is_some_and(|said| !said.contains("at most 120 times")));
+    }
+
+    #[test]
     fn later_layers_win_and_aliases_are_converted() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.development.toml"), "[pipeline]\nconcurrency = 2\n")

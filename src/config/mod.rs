@@ -154,6 +154,11 @@ pub struct Rates {
     pub remembered: usize,
 }
 
+impl Rates {
+    /// A burst is earned again within this, because who asked nothing for so long is forgotten.
+    pub const BURST_SECONDS: u32 = 120;
+}
+
 impl Http {
     /// Threads that serve requests.
     #[must_use]

@@ -28,8 +28,7 @@ impl ClientLimit {
     pub fn check(&self, req: &HttpRequest, trusted: &TrustedProxies) -> Result<(), Problem> {
         // Without a peer (a unix socket) there is nobody to tell apart.
         let Some(peer) = req.peer_addr() else { return Ok(()) };
-        let lines: Vec<&str> =
-            req.headers().get_all("x-forwarded-for").filter_map(|v| v.to_str().ok()).collect();
+        let lines: Vec<&[u8]> = req.headers().get_all("x-forwarded-for").map(|v| v.as_bytes()).collect();
         let client = bucket(client(peer.ip(), lines.into_iter(), trusted));
         if self.0.len() > CLIENTS {
             self.0.retain_recent();

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::FrontDoor;
 use super::api::ENDPOINTS;
+use super::api::dispatch::NAMESPACE;
 use super::openapi::PublicRefusals;
 use super::surface::{read, resource};
 use crate::actors::AddressBook;
@@ -174,7 +175,7 @@ impl Health {
                 "dispatcher",
                 json!({
                     "status": if tables.is_loaded() { "available" } else { "unavailable" },
-                    "namespace": "libra-dispatcher",
+                    "namespace": NAMESPACE,
                     "epoch": tables.epoch(),
                     "workers": counts.workers,
                     "previews": counts.previews,
@@ -186,7 +187,7 @@ impl Health {
             ("sandbox", part(self.sandbox.load().as_deref())),
             (
                 "runtime",
-                json!({ "status": if tables.is_loaded() { HEALTHY } else { UNHEALTHY }, "kinds": ["static"] }),
+                json!({ "status": if tables.is_loaded() { HEALTHY } else { UNHEALTHY }, "kinds": ["static", "upstream"] }),
             ),
             ("actors", json!({ "status": if all_run { HEALTHY } else { UNHEALTHY }, "actors": actors })),
             ("edges", part(probes.edges.as_ref())),

@@ -1,5 +1,7 @@
 //! The OpenAPI document: every route, schema, error, example and security scheme.
 
+mod dispatch;
+
 use std::collections::BTreeMap;
 
 use serde_json::json;
@@ -13,6 +15,7 @@ use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Sche
 use utoipa::{IntoResponses, Modify, OpenApi};
 
 use super::{api, docs, health};
+use dispatch::Dispatch;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -63,13 +66,14 @@ use super::{api, docs, health};
         docs::page,
         docs::favicon,
     ),
-    components(schemas(super::problem::ErrorBody, api::InitFileBody)),
-    modifiers(&Bearer, &Parameters, &EveryAnswer, &Links),
+    components(schemas(super::problem::ErrorBody, api::InitFileBody, api::dispatch::NamespaceDocument)),
+    modifiers(&Dispatch, &Bearer, &Parameters, &EveryAnswer, &Links),
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
         (name = "certificates", description = "How custom domains get their certificates"),
         (name = "versions", description = "What is live: roll back, promote, split"),
         (name = "workers", description = "Workers, and those that an operator's origins answer for"),
+        (name = "dispatch", description = "Workers by path and query of the platform's own host"),
         (name = "projects", description = "Projects and their stored source"),
         (name = "domains", description = "Custom domains: claim, prove, remove"),
         (name = "service", description = "Information, health, documentation")
@@ -196,9 +200,8 @@ fn for_each_response(
 fn operations(openapi: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
     let items = openapi.paths.paths.values_mut();
     items.flat_map(|item| {
-        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
-            .into_iter()
-            .flatten()
+        let (reads, writes) = ([&mut item.get, &mut item.options], [&mut item.post, &mut item.put]);
+        reads.into_iter().chain(writes).chain([&mut item.patch, &mut item.delete]).flatten()
     })
 }
 

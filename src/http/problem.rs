@@ -110,9 +110,8 @@ impl Problem {
     pub fn method_not_allowed(allow: impl Into<String>) -> Self {
         let allow = allow.into();
         let message = format!("This endpoint answers {allow}.");
-        let problem =
-            Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Method not allowed", message);
-        problem.with_allow(allow)
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, "METHOD_NOT_ALLOWED", "Method not allowed", message).with_allow(allow)
     }
 
     pub fn too_large(message: impl Into<String>) -> Self {
@@ -133,44 +132,44 @@ impl Problem {
 
     pub fn rate_limited(after_seconds: u64) -> Self {
         let message = format!("Too many requests; try again in {after_seconds} s.");
-        let problem =
-            Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Rate limit exceeded", message);
-        problem.after(after_seconds)
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, "RATE_LIMITED", "Rate limit exceeded", message).after(after_seconds)
     }
 
     pub fn overloaded(message: impl Into<String>) -> Self {
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "Overloaded", message);
-        problem.after(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", "Overloaded", message).after(1)
     }
 
     fn database() -> Self {
         let message = "The platform's database does not answer. Nothing was recorded; try again shortly.";
-        let problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "DATABASE_ERROR",
-            "Database connection failed",
-            message,
-        );
-        problem.after(5)
+        Self::database_silent(message)
     }
 
     /// A commit that was never answered: nobody may be told that it did not happen.
     fn unsure() -> Self {
-        let message = "The platform's database did not say whether this was recorded. Look before you send it again, \
-                       or send it with the same Idempotency-Key, which records it once at most.";
-        let problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "DATABASE_ERROR",
-            "Database connection failed",
-            message,
-        );
-        problem.after(5)
+        Self::database_silent(
+            "The platform's database did not say whether this was recorded. Look before you send it again, \
+             or send it with the same Idempotency-Key, which records it once at most.",
+        )
+    }
+
+    fn database_silent(message: &str) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "DATABASE_ERROR", "Database connection failed", message).after(5)
+    }
+
+    fn fetch_failed(message: &str) -> Self {
+        let error = "Service temporarily unavailable";
+        Self::new(StatusCode::BAD_GATEWAY, "WORKER_FETCH_FAILED", error, message)
     }
 
     pub fn internal() -> Self {
+        Self::failed("INTERNAL_ERROR", "Internal server error")
+    }
+
+    fn failed(code: &'static str, error: &str) -> Self {
         let message = "The platform failed. Try again; if it stays, tell the operator this request id.";
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Self::new(status, "INTERNAL_ERROR", "Internal server error", message)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, error, message)
     }
 
     pub fn code(&self) -> &'static str {
@@ -315,12 +314,10 @@ impl From<EdgeRefusal> for Problem {
             EdgeRefusal::Malformed(bad) => {
                 Self::invalid_request(format!("The request can't be read without doubt: {bad}."))
             }
-            EdgeRefusal::WorkerNotNamed => Self::new(
-                StatusCode::BAD_REQUEST,
-                "MISSING_WORKER_NAME",
-                "Missing worker parameter",
-                "Name the Worker: /dispatch?worker=NAME, or /dispatch/NAME/PATH.",
-            ),
+            EdgeRefusal::WorkerNotNamed => {
+                let next = "Name the Worker: /dispatch?worker=NAME, or /dispatch/NAME/PATH.";
+                Self::new(StatusCode::BAD_REQUEST, "MISSING_WORKER_NAME", "Missing worker parameter", next)
+            }
             EdgeRefusal::WorkerNamedTwice => Self::invalid_request("Name one Worker only in the query."),
             EdgeRefusal::ServiceWorkerRefused => {
                 Self::forbidden("Install a service worker from the Worker's own host, not from here.")
@@ -335,36 +332,24 @@ impl From<EdgeRefusal> for Problem {
             EdgeRefusal::Overloaded | EdgeRefusal::Saturated | EdgeRefusal::WorkerBusy => {
                 Self::overloaded(text)
             }
-            EdgeRefusal::ClientSilent => Self::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "INVALID_REQUEST",
-                "Request timeout",
-                "The request's body did not come whole in time; send it again.",
-            ),
-            EdgeRefusal::Loop => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "WORKER_FETCH_FAILED",
-                "Service temporarily unavailable",
+            EdgeRefusal::ClientSilent => {
+                let next = "The request's body did not come whole in time; send it again.";
+                Self::new(StatusCode::REQUEST_TIMEOUT, "INVALID_REQUEST", "Request timeout", next)
+            }
+            EdgeRefusal::Loop => Self::fetch_failed(
                 "The Worker's origin leads back to this platform; register the application behind it.",
             ),
-            EdgeRefusal::WorkerUnreachable => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "WORKER_FETCH_FAILED",
-                "Service temporarily unavailable",
-                "The Worker's origin could not be reached; try again shortly.",
-            ),
-            EdgeRefusal::WorkerTimeout => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "WORKER_TIMEOUT",
-                "Worker timed out",
-                "The Worker's origin did not answer in time; try again shortly.",
-            ),
-            EdgeRefusal::ReadFailed => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "WORKER_FETCH_FAILED",
-                "Service temporarily unavailable",
-                "The site's files could not be read; try again shortly.",
-            ),
+            EdgeRefusal::WorkerUnreachable => {
+                Self::fetch_failed("The Worker's origin could not be reached; try again shortly.")
+            }
+            EdgeRefusal::DispatchFailed => Self::failed("DISPATCH_FAILED", "Dispatch failed"),
+            EdgeRefusal::WorkerTimeout => {
+                let next = "The Worker's origin did not answer in time; try again shortly.";
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "WORKER_TIMEOUT", "Worker timed out", next)
+            }
+            EdgeRefusal::ReadFailed => {
+                Self::fetch_failed("The site's files could not be read; try again shortly.")
+            }
         }
     }
 }
@@ -412,9 +397,8 @@ impl From<ControlError> for Problem {
             ControlError::TooManyWaiting { limit } => {
                 let next =
                     format!("{limit} deployments are waiting already; send this one when some have ended.");
-                let problem =
-                    Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Too many waiting", next);
-                problem.after(30)
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                Self::new(status, "RATE_LIMITED", "Too many waiting", next).after(30)
             }
             ControlError::Store(
                 e @ (StoreError::Unavailable(_)

@@ -62,6 +62,9 @@ pub enum EdgeRefusal {
     /// The client did not send its whole request in time, or left.
     #[error("the request did not come whole")]
     ClientSilent,
+    /// The edge itself failed; the log has the reason.
+    #[error("the request could not be dispatched")]
+    DispatchFailed,
     /// The version's bytes could not be read; the log has the reason.
     #[error("the file could not be read")]
     ReadFailed,

@@ -19,6 +19,7 @@ async fn bytes_that_are_no_clear_request_are_refused_and_the_connection_closed()
         ("two hosts", format!("GET / HTTP/1.1\r\n{host}{host}\r\n")),
         ("two other hosts", format!("GET / HTTP/1.1\r\n{host}Host: a.b\r\n\r\n")),
         ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned()),
+        ("no host beside a whole target", format!("GET http://{address}/ HTTP/1.1\r\n\r\n")),
         ("no host in 1.0", "GET / HTTP/1.0\r\n\r\n".to_owned()),
         ("a bad host", "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned()),
         ("a target that is not the host", format!("GET http://a.b/ HTTP/1.1\r\n{host}\r\n")),

@@ -83,6 +83,7 @@ mod switching;
 mod templates;
 mod tenancy;
 mod trickles;
+mod trusted_proxies;
 mod two_servers;
 mod upstreams;
 mod versions;

@@ -5,6 +5,7 @@ use std::process::Command;
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::answers::{assert_problem, is_time, keys};
 use crate::app::{TestApp, answer};
 
 #[tokio::test]
@@ -18,7 +19,8 @@ async fn the_document_names_every_route_and_every_route_answers() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             documented.push(format!("{} {path}", method.to_uppercase()));
-            let asked = path.replace("{id}", &"0".repeat(32));
+            let asked =
+                path.replace("{id}", &"0".repeat(32)).replace("{worker}", "nobody").replace("{rest}", "a");
             let response = app.request(method.to_uppercase().parse().unwrap(), &asked).send().await.unwrap();
             let (status, body) = answer(response).await;
             let code = body["code"].as_str().unwrap_or_default();
@@ -27,20 +29,30 @@ async fn the_document_names_every_route_and_every_route_answers() {
             assert!(responses.contains_key(status.as_str()), "{method} {path} answers {status}");
             for (status, response) in responses {
                 assert!(response["headers"]["X-Request-Id"].is_object(), "{method} {path} {status}");
-                let is_error = status.as_str() >= "400" && !path.starts_with("/health") && path != "/readyz";
+                let is_error = (status.as_str() >= "400" && status != "default")
+                    && !path.starts_with("/health")
+                    && path != "/readyz";
                 let schema = &response["content"]["application/json"]["schema"]["$ref"];
                 assert!(!is_error || schema == "#/components/schemas/Error", "{method} {path} {status}");
             }
         }
     }
     documented.sort();
-    let mut listed: Vec<String> = app.get("/").await.1["endpoints"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|e| e.as_str().unwrap().split('?').next().unwrap().to_owned())
-        .collect();
+    let (_, service) = app.get("/").await;
+    let mut listed: Vec<String> = Vec::new();
+    for endpoint in service["endpoints"].as_array().unwrap() {
+        let endpoint = endpoint.as_str().unwrap().split('?').next().unwrap();
+        match endpoint.strip_prefix("ANY ") {
+            Some(path) => {
+                let methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+                listed.extend(methods.map(|method| format!("{method} {path}")));
+            }
+            None => listed.push(endpoint.to_owned()),
+        }
+    }
     listed.sort();
+    // `GET /dispatch` is listed with a Worker and without.
+    listed.dedup();
     assert_eq!(documented, listed);
     assert!(document["components"]["securitySchemes"]["bearer"].is_object());
     references(&document, &document);
@@ -50,6 +62,36 @@ async fn the_document_names_every_route_and_every_route_answers() {
         (icon.status().as_u16(), icon.headers()["content-type"].to_str().unwrap()),
         (200, "image/svg+xml")
     );
+}
+
+#[tokio::test]
+async fn dispatch_without_a_name_shows_the_namespace() {
+    let app = TestApp::start().await;
+    for path in ["/dispatch", "/dispatch/", "/api/dispatch", "/dispatch?other=1"] {
+        let request = app.request(Method::GET, path).header("x-request-id", "named-1");
+        let (status, document) = answer(request.send().await.unwrap()).await;
+        assert_eq!(status, 200, "{path}: {document}");
+        assert_eq!(keys(&document), ["namespace", "requestId", "service", "status", "timestamp"]);
+        assert_eq!(
+            (&document["service"], &document["namespace"]),
+            (&"Libra Dispatcher".into(), &"libra-dispatcher".into())
+        );
+        assert_eq!((&document["status"], &document["requestId"]), (&"available".into(), &"named-1".into()));
+        assert!(is_time(&document["timestamp"]), "{document}");
+        let head = app.request(Method::HEAD, path).send().await.unwrap();
+        assert_eq!((head.status().as_u16(), head.text().await.unwrap().len()), (200, 0), "{path}");
+        let post = app.request(Method::POST, path).send().await.unwrap();
+        assert_problem(post, 400, "MISSING_WORKER_NAME").await;
+    }
+    let named = app.request(Method::GET, "/dispatch?worker=nobody").send().await.unwrap();
+    assert_problem(named, 404, "WORKER_NOT_FOUND").await;
+
+    let off = app.folder.serve(&[("LIBRA__DISPATCH__PATH_ROUTING", "false")]);
+    let ask = async |path: &str| app.http.get(format!("http://{}{path}", off.address)).send().await.unwrap();
+    assert_eq!(ask("/dispatch").await.status(), 200);
+    for path in ["/dispatch?worker=nobody", "/dispatch?%77orker=nobody", "/dispatch/nobody"] {
+        assert_problem(ask(path).await, 404, "NOT_FOUND").await;
+    }
 }
 
 /// Every reference in the document leads somewhere.

@@ -5,6 +5,7 @@ pub mod deploy;
 mod deploy_body;
 mod deploy_schema;
 pub mod deployments;
+pub mod dispatch;
 pub mod domains;
 pub mod files;
 pub mod live;
@@ -35,6 +36,12 @@ pub const PATHS: &[&str] = &[
     "/openapi.json",
     "/docs",
     "/favicon.ico",
+    "/dispatch",
+    "/dispatch/{worker}",
+    "/dispatch/{worker}/{rest}",
+    "/api/dispatch",
+    "/api/dispatch/{worker}",
+    "/api/dispatch/{worker}/{rest}",
     "/api/v1/projects",
     "/api/v1/projects/{id}",
     "/api/v1/projects/{id}/files",
@@ -69,6 +76,14 @@ pub const ENDPOINTS: &[&str] = &[
     "GET /openapi.json",
     "GET /docs",
     "GET /favicon.ico",
+    "GET /dispatch",
+    "GET /api/dispatch",
+    "ANY /dispatch?worker=",
+    "ANY /dispatch/{worker}",
+    "ANY /dispatch/{worker}/{rest}",
+    "ANY /api/dispatch?worker=",
+    "ANY /api/dispatch/{worker}",
+    "ANY /api/dispatch/{worker}/{rest}",
     "GET /api/v1/projects",
     "POST /api/v1/projects",
     "GET /api/v1/projects/{id}",
@@ -105,6 +120,9 @@ pub fn routes(config: &mut ServiceConfig) {
     let put = actix_web::web::put;
     let patch = actix_web::web::patch;
     config.configure(live_routes);
+    for path in ["/dispatch", "/dispatch/", "/api/dispatch", "/api/dispatch/"] {
+        config.service(resource(path, vec![(Method::GET, read().to(dispatch::namespace))]));
+    }
     let delete = actix_web::web::delete;
     config
         .service(resource("/", vec![(Method::GET, read().to(health::info))]))

@@ -41,8 +41,13 @@ pub fn revalidate() -> HeaderValue {
     HeaderValue::from_static("public, max-age=0, must-revalidate")
 }
 
+/// Whether its name changes with its content, and nobody comes by that name on his own.
+pub fn is_immutable(file: File<'_>) -> bool {
+    file.is_named_by_content() && !media_type::is_html(file.media_type())
+}
+
 fn cache_control(file: File<'_>) -> HeaderValue {
-    if file.is_named_by_content() && !media_type::is_html(file.media_type()) {
+    if is_immutable(file) {
         HeaderValue::from_static("public, max-age=31536000, immutable")
     } else {
         revalidate()

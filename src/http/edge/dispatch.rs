@@ -49,9 +49,7 @@ pub fn find<'r>(
     path: &'r str,
     query: Option<&'r str>,
 ) -> Result<Option<Found<'r>>, EdgeRefusal> {
-    let Some(rest) = path.strip_prefix("/dispatch").or_else(|| path.strip_prefix("/api/dispatch")) else {
-        return Ok(None);
-    };
+    let Some(rest) = rest(path) else { return Ok(None) };
     match rest.strip_prefix('/') {
         Some("") => by_query(method, query),
         Some(rest) => {
@@ -64,10 +62,33 @@ pub fn find<'r>(
     }
 }
 
+/// By what a path of the platform's own host would lead to a Worker, if it would.
+pub fn strategy(path: &str) -> Option<Strategy> {
+    match rest(path)?.strip_prefix('/') {
+        Some("") => Some(Strategy::Query),
+        Some(_) => Some(Strategy::Path),
+        None => path.ends_with("dispatch").then_some(Strategy::Query),
+    }
+}
+
+fn rest(path: &str) -> Option<&str> {
+    path.strip_prefix("/dispatch").or_else(|| path.strip_prefix("/api/dispatch"))
+}
+
+/// Whether a query names a Worker, be it more than one.
+pub fn names_worker(query: &str) -> bool {
+    query.split('&').any(is_worker)
+}
+
+/// Compared as whoever decodes the query reads it.
+fn is_worker(pair: &str) -> bool {
+    let key = pair.split('=').next().unwrap_or_default();
+    key == "worker" || key.contains('%') && percent_encoding::percent_decode_str(key).eq(*b"worker")
+}
+
 fn by_query<'r>(method: &Method, query: Option<&'r str>) -> Result<Option<Found<'r>>, EdgeRefusal> {
-    let is_worker = |pair: &&str| pair.split('=').next() == Some("worker");
     let pairs = query.unwrap_or_default().split('&');
-    let mut named = pairs.clone().filter(is_worker);
+    let mut named = pairs.clone().filter(|pair| is_worker(pair));
     let Some(worker) = named.next() else {
         // Who only asks what there is gets the namespace document.
         return match *method {
@@ -113,7 +134,9 @@ mod tests {
             ("/dispatch/", Some("worker=blog&a=b&&c"), Some("query blog /?a=b&&c")),
             ("/api/dispatch", Some("x=1&worker=a%2Fb"), Some("query a/b /?x=1")),
             ("/dispatch", Some("worker"), Some("query  /")),
+            ("/dispatch", Some("%77orker=blog&a=b"), Some("query blog /?a=b")),
             ("/dispatch", Some("workers=a"), None),
+            ("/dispatch", Some("%57orker=a&worke%=b&wo+rker=c"), None),
             ("/dispatch", None, None),
             ("/dispatcher/blog", None, None),
             ("/api/dispatched", None, None),
@@ -127,6 +150,9 @@ mod tests {
     fn two_names_and_none_are_refused() {
         let asked = |method, query| find(&method, "/dispatch", query);
         assert_eq!(asked(Method::GET, Some("worker=a&worker=a")), Err(EdgeRefusal::WorkerNamedTwice));
+        for twice in ["worker=a&%77orker=b", "w%6Frke%72=a&worker=b", "%77%6f%72%6b%65%72=a&x&%77orker=a"] {
+            assert_eq!(asked(Method::GET, Some(twice)), Err(EdgeRefusal::WorkerNamedTwice), "{twice}");
+        }
         assert_eq!(asked(Method::POST, Some("a=b")), Err(EdgeRefusal::WorkerNotNamed));
         assert_eq!(asked(Method::POST, None), Err(EdgeRefusal::WorkerNotNamed));
     }
@@ -136,7 +162,7 @@ mod tests {
         fn the_worker_gets_an_end_of_the_path_and_never_its_own_name_in_the_query(
             front in prop::sample::select(vec!["", "/dispatch", "/api/dispatch", "/dispatch/", "/dispatcher", "//dispatch"]),
             rest in "[a-zA-Z0-9/.%;\\\\-]{0,20}",
-            query in prop::option::of("((worker|Worker|workers|a)?=?[a-zA-Z%0-9]{0,4}&?){0,4}"),
+            query in prop::option::of("((worker|w%6frker|Worker|workers|a)?=?[a-zA-Z%0-9]{0,4}&?){0,4}"),
         ) {
             let path = format!("{front}{rest}");
             if let Ok(Some(found)) = find(&Method::GET, &path, query.as_deref()) {
@@ -146,7 +172,9 @@ mod tests {
                 match found.strategy {
                     Strategy::Query => {
                         let left = found.query.unwrap_or_default();
-                        prop_assert!(left.split('&').all(|pair| pair.split('=').next() != Some("worker")));
+                        let decoded = percent_encoding::percent_decode_str(&left).decode_utf8_lossy();
+                        prop_assert!(!names_worker(&left), "{}", left);
+                        prop_assert!(decoded.split('&').all(|pair| pair.split('=').next() != Some("worker")));
                     }
                     _ => prop_assert!(!found.worker.contains('/') && found.query.as_deref() == query.as_deref()),
                 }

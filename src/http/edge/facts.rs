@@ -12,6 +12,8 @@ use crate::runtime::upstream::{Trace, Upstream};
 pub struct Facts {
     pub strategy: Option<Strategy>,
     pub is_platform: bool,
+    /// The host is the platform's own, where programs read what is refused.
+    pub is_platform_host: bool,
     /// A custom domain led to another one.
     pub is_redirect: bool,
     pub worker: Option<Arc<str>>,

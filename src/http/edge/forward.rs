@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::body::{Body, RequestBody};
 use super::dispatch::Strategy;
-use super::outgoing::{self, CDN_LOOP, Named};
+use super::outgoing::{self, Named};
 use super::{Connection, EdgeState, Facts, RequestId, isolate, proof, tunnel};
 use crate::routing::EdgeRefusal;
 use crate::runtime::upstream::{self, Answer, Failure, Order, Upstream, trailers};
@@ -40,7 +40,7 @@ impl Forwarding {
     ) -> Result<Response<Body>, EdgeRefusal> {
         facts.upstream = Some(Arc::clone(&self.upstream));
         let named = Named::of(&head.headers);
-        if head.headers.get_all(CDN_LOOP).iter().any(|passed| passed == state.loop_mark) {
+        if outgoing::has_passed(&head.headers, &state.loop_mark) {
             return Err(EdgeRefusal::Loop);
         }
         let limit_bytes = state.limits.body_bytes;

@@ -43,12 +43,16 @@ pub fn authority(head: &Parts, from_trusted: bool) -> Result<&str, EdgeRefusal> 
     if head.version == Version::HTTP_2 && !is_plain(&head.uri) {
         return Err(EdgeRefusal::Malformed(BadRequest::Target));
     }
+    let host = only_value(&head.headers, &header::HOST)?;
+    // RFC 9112 §3.2: in HTTP/1.1 a Host has to be there, also where the target or a proxy says it.
+    if host.is_none() && head.version == Version::HTTP_11 {
+        return Err(EdgeRefusal::InvalidHost);
+    }
     if from_trusted && head.headers.contains_key(FORWARDED_HOST) {
         // Several proxies that each add a value leave no way to tell which one was ours.
         let forwarded = only_value(&head.headers, &FORWARDED_HOST)?.ok_or(EdgeRefusal::InvalidHost)?;
         return if forwarded.contains(',') { Err(EdgeRefusal::InvalidHost) } else { Ok(forwarded) };
     }
-    let host = only_value(&head.headers, &header::HOST)?;
     let target = head.uri.authority().map(|authority| authority.as_str());
     match (target, host) {
         (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => Err(EdgeRefusal::InvalidHost),
@@ -94,6 +98,13 @@ mod tests {
         let absolute = |host| asked("http://a.example/x", &[("host", host)], false);
         assert_eq!(absolute("a.example"), Ok("a.example".to_owned()));
         assert_eq!(absolute("b.example"), Err(EdgeRefusal::InvalidHost));
+        // The same target says it all where no Host is asked for.
+        assert_eq!(asked("http://a.example/x", &[], false), Err(EdgeRefusal::InvalidHost));
+        assert_eq!(asked("/x", &[("x-forwarded-host", "a.example")], true), Err(EdgeRefusal::InvalidHost));
+        for version in [Version::HTTP_10, Version::HTTP_2] {
+            let request = http::Request::get("http://a.example/x").version(version).body(()).unwrap();
+            assert_eq!(authority(&request.into_parts().0, false), Ok("a.example"), "{version:?}");
+        }
     }
 
     #[test]

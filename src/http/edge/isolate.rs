@@ -25,12 +25,6 @@ pub fn is_service_worker(headers: &HeaderMap) -> bool {
     headers.get_all(SERVICE_WORKER).iter().any(|value| value.as_bytes().trim_ascii() == b"script")
 }
 
-/// Of requests on the platform's origin: the browser's credentials are the platform's.
-pub fn strip_credentials(headers: &mut HeaderMap) {
-    headers.remove(header::COOKIE);
-    headers.remove(header::AUTHORIZATION);
-}
-
 /// Makes an answer on the platform's origin harmless: an origin of its own, without anything that outlives it.
 pub fn seal(headers: &mut HeaderMap) {
     for name in DROPPED {

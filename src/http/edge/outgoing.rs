@@ -7,7 +7,7 @@ use std::io::Write;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Uri, request};
+use http::{Uri, Version, request};
 
 use super::client;
 use super::dispatch::Strategy;
@@ -16,10 +16,12 @@ use super::request_id::{self, RequestId};
 use crate::routing::probe;
 use crate::runtime::upstream::trailers;
 
+/// Those that we set have it, and so has what we do not know.
+const OUR_BEGINNING: &str = "x-forwarded-";
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 /// RFC 8586: who has passed a request on before.
-pub(super) const CDN_LOOP: &str = "cdn-loop";
+const CDN_LOOP: &str = "cdn-loop";
 
 /// What `Connection` says is of this hop alone.
 #[derive(Debug, Default)]
@@ -67,25 +69,26 @@ fn is_of_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// What says only what we know. Servers of the CGI kind read `_` as `-`, so such spellings are ours too.
+/// What says only what we know, or what nobody in front of us was believed to know (`x-forwarded-port`, `x-real-ip`).
+/// Servers of the CGI kind read `_` as `-`, so such spellings are ours too.
 fn is_ours(name: &str) -> bool {
-    const OURS: [&str; 9] = [
-        FORWARDED_FOR,
-        FORWARDED_PROTO,
-        "x-forwarded-host",
+    const OURS: [&str; 7] = [
         "forwarded",
+        "x-real-ip",
         "x-original-url",
         "x-routing-strategy",
         "x-target-worker",
         "x-custom-domain",
         request_id::NAME_TEXT,
     ];
-    let is_like = |ours: &&str| {
-        name.len() == ours.len()
+    let begins = |ours: &str| {
+        name.len() >= ours.len()
             && name.bytes().zip(ours.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
     };
     matches!(name.as_bytes().first(), Some(b'x' | b'f'))
-        && (OURS.iter().any(is_like) || probe::HEADER == name)
+        && (begins(OUR_BEGINNING)
+            || OURS.iter().any(|ours| name.len() == ours.len() && begins(ours))
+            || probe::HEADER == name)
 }
 
 fn line(to: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -169,6 +172,8 @@ pub(super) fn sign(
         to.extend_from_slice(b"\r\n");
     }
     line(to, CDN_LOOP, mark.as_bytes());
+    // Behind the client's own, so that each hop stands after the one before it (RFC 9110 §7.6.3).
+    line(to, "via", via(head.version));
     line(to, FORWARDED_PROTO, before.proto.map_or(proto.as_bytes(), HeaderValue::as_bytes));
     line(to, "x-forwarded-host", host);
     line(to, request_id::NAME_TEXT, id.as_bytes());
@@ -188,6 +193,29 @@ pub(super) fn sign(
     }
 }
 
+/// By what the request came to us.
+fn via(version: Version) -> &'static [u8] {
+    match version {
+        Version::HTTP_2 => b"2.0 libra",
+        Version::HTTP_10 => b"1.0 libra",
+        _ => b"1.1 libra",
+    }
+}
+
+/// Whether this process has passed the request on before. Each line is a list (RFC 8586 §2), whose writers may put
+/// blanks as they like.
+pub(super) fn has_passed(headers: &HeaderMap, mark: &HeaderValue) -> bool {
+    let mut lines = headers.get_all(CDN_LOOP).iter();
+    lines.any(|line| {
+        let mut entries = line.as_bytes().split(|byte| *byte == b',');
+        entries.any(|entry| words(entry).eq(words(mark.as_bytes())))
+    })
+}
+
+fn words(entry: &[u8]) -> impl Iterator<Item = &[u8]> {
+    entry.split(|byte| *byte == b';').map(<[u8]>::trim_ascii)
+}
+
 fn asked(uri: &Uri) -> &[u8] {
     uri.path_and_query().map_or("/", PathAndQuery::as_str).as_bytes()
 }
@@ -201,9 +229,8 @@ struct Before<'h> {
 
 impl Before<'_> {
     fn of(headers: &HeaderMap) -> Before<'_> {
-        let lines = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
-        let lines: Vec<&str> = lines.collect();
-        let chain = Some(client::chain(lines.into_iter())).filter(|chain| !chain.is_empty());
+        let lines = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let chain = Some(client::chain(lines)).filter(|chain| !chain.is_empty());
         let proto =
             headers.get(FORWARDED_PROTO).filter(|value| matches!(value.as_bytes(), b"http" | b"https"));
         Before { chain, proto }
@@ -252,12 +279,33 @@ mod tests {
     }
 
     #[test]
+    fn who_passed_a_request_on_is_found_in_any_list() {
+        let mark = HeaderValue::from_static("libra; id=a1");
+        let passed = |lines: &[&'static str]| {
+            let mut map = HeaderMap::new();
+            for line in lines {
+                map.append(CDN_LOOP, HeaderValue::from_static(line));
+            }
+            has_passed(&map, &mark)
+        };
+        assert!(passed(&["libra; id=a1"]) && passed(&["other; x=y, libra; id=a1, third"]));
+        assert!(passed(&["other", "one,libra;id=a1"]));
+        assert!(!passed(&[]) && !passed(&["libra"]) && !passed(&["libra; id=a1; b=c", "libra; id=a2"]));
+    }
+
+    #[test]
     fn what_only_we_know_no_client_can_say() {
         let fields = [
             ("x-forwarded-for", "1.1.1.1"),
             ("x_forwarded_for", "1.1.1.1"),
             ("x-forwarded_proto", "https"),
             ("x-forwarded-host", "other"),
+            ("x-forwarded-port", "443"),
+            ("x_forwarded-ssl", "on"),
+            ("x-forwarded_prefix", "/admin"),
+            ("x-forwarded-client-cert", "By=..."),
+            ("x-real-ip", "1.1.1.1"),
+            ("x_real_ip", "1.1.1.1"),
             ("forwarded", "for=1.1.1.1"),
             ("x-original-url", "/admin"),
             ("x-routing-strategy", "path"),
@@ -268,7 +316,10 @@ mod tests {
             ("x-libra-probe", "a"),
             ("x-custom-domains", "kept"),
             ("x-kept", "1"),
+            ("x-forwarder", "kept"),
+            ("x-real-ips", "kept"),
         ];
-        assert_eq!(passed(&fields, Strategy::Subdomain), ["x-custom-domains: kept", "x-kept: 1"]);
+        let kept = ["x-custom-domains: kept", "x-forwarder: kept", "x-kept: 1", "x-real-ips: kept"];
+        assert_eq!(passed(&fields, Strategy::Subdomain), kept);
     }
 }

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use governor::clock::{Clock, DefaultClock};
@@ -132,7 +132,7 @@ impl<K: std::hash::Hash + Eq + Clone> Counters<K> {
 /// Runs until it is dropped.
 pub async fn forget(rates: Arc<Rates>) {
     /// Longer than any burst takes to be earned again, so forgetting gives nobody anything.
-    const GENERATION: std::time::Duration = std::time::Duration::from_secs(120);
+    const GENERATION: Duration = Duration::from_secs(crate::config::Rates::BURST_SECONDS as u64);
     let mut tick = tokio::time::interval_at((Instant::now() + GENERATION).into(), GENERATION);
     loop {
         tick.tick().await;

@@ -15,8 +15,8 @@ use crate::runtime::site::Extent;
 use crate::runtime::site_rules::{self, Location};
 use crate::runtime::{BodyCache, Decision, Encoding, File, Found, ReadError, SiteVersion, decide, find};
 
-/// The digest is that of the file behind the answer, for the probe.
-pub(super) type Answer = (Result<Response<Body>, EdgeRefusal>, Option<[u8; 32]>);
+/// With the file behind the answer, where there is one.
+pub(super) type Answer<'v> = (Result<Response<Body>, EdgeRefusal>, Option<File<'v>>);
 
 /// What is asked of the site.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,11 @@ pub(super) struct Asked<'r> {
     pub ignores_rules: bool,
 }
 
-pub(super) async fn answer(asked: &Asked<'_>, cache: &Arc<BodyCache>, version: &Arc<SiteVersion>) -> Answer {
+pub(super) async fn answer<'v>(
+    asked: &Asked<'_>,
+    cache: &Arc<BodyCache>,
+    version: &'v Arc<SiteVersion>,
+) -> Answer<'v> {
     if !matches!(*asked.method, Method::GET | Method::HEAD) {
         return (Err(EdgeRefusal::MethodNotAllowed), None);
     }
@@ -62,7 +66,7 @@ pub(super) async fn answer(asked: &Asked<'_>, cache: &Arc<BodyCache>, version: &
     if let (Ok(response), Some(rules)) = (&mut result, version.rules()) {
         rules.apply_headers(path, response.headers_mut());
     }
-    (result.map_err(|error| refusal(&error)), Some(*file.digest()))
+    (result.map_err(|error| refusal(&error)), Some(file))
 }
 
 /// One file on its way to one client.

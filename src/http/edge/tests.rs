@@ -1,7 +1,9 @@
 //! What a client sees of a static site, asked directly and, where the wire matters, through a real front door.
 
 mod conditions;
+mod refusals;
 mod rules;
+mod splits;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +13,7 @@ use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::routing::WorkerRoute;
+use crate::routing::{WorkerRoute, probe};
 use crate::runtime::test_site;
 
 const HOST: &str = "blog.libra.localhost";

@@ -375,7 +375,8 @@ mod tests {
                 from_server.read_to_end(&mut at_origin),
                 from_browser.read_to_end(&mut at_client),
             );
-            (up_bytes.unwrap(), down_bytes.unwrap());
+            up_bytes.unwrap();
+            down_bytes.unwrap();
             assert_eq!((at_origin == up, at_client == [frame(20, false), down].concat()), (true, true));
             relaying.await.unwrap().unwrap();
         })

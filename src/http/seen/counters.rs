@@ -25,7 +25,7 @@ pub const FAILURES: [&str; 5] = ["unreachable", "timeout", "broken", "full", "cl
 pub const REASONS: [&str; 8] =
     ["line_end", "folding", "field", "request_line", "target", "length", "transfer_encoding", "too_large"];
 /// Every code that the edge refuses with; the last counts those that this list does not know.
-pub const CODES: [&str; 17] = [
+pub const CODES: [&str; 18] = [
     "INVALID_REQUEST",
     "INVALID_WORKER_NAME",
     "RESERVED_SUBDOMAIN",
@@ -42,6 +42,7 @@ pub const CODES: [&str; 17] = [
     "OVERLOADED",
     "WORKER_FETCH_FAILED",
     "WORKER_TIMEOUT",
+    "DISPATCH_FAILED",
     "OTHER",
 ];
 /// Upper bounds of the durations' buckets, in µs.

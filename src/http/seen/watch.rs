@@ -52,7 +52,7 @@ impl Watch {
         let headers = request.headers();
         let peer = connection.peer.map(|peer| peer.ip());
         let from_trusted = peer.is_some_and(|peer| trusted.contains(peer));
-        let lines = || headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+        let lines = || headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
         let forwarded_host = headers.get(FORWARDED_HOST).filter(|_| from_trusted);
         Self {
             seen: Rc::clone(seen),

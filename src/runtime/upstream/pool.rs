@@ -34,6 +34,7 @@ pub struct Pool {
 /// What was put here last is taken first: what it needs of socket and memory is still near the processor, and the
 /// others grow old enough to be let go. Held for the moment of one step only.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "a link stays where it is from its first request to its last")]
 struct Shelf(Mutex<Vec<Box<Link>>>);
 
 impl Shelf {
