@@ -228,8 +228,8 @@ async fn an_answer_that_never_ends_stays_with_a_replaced_origin_until_the_drain_
     let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     read(&mut socket, |seen| seen.contains("tick")).await;
-    house.upstream.retire();
     let replaced = Instant::now();
+    house.upstream.retire();
     let rest = read(&mut socket, |_| false).await;
     assert!(replaced.elapsed() >= DRAIN, "it was cut off after {:?}", replaced.elapsed());
     assert!(rest.contains("tick") && !rest.ends_with("0\r\n\r\n"), "{rest}");
