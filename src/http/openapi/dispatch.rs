@@ -46,6 +46,8 @@ const METHODS: [(HttpMethod, &str); 6] = [
     (HttpMethod::Options, "Options"),
 ];
 
+/// A Worker's name or a preview's label.
+const NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$";
 /// The paths, and what the names of their operations begin with.
 const PATHS: [(&str, &str); 6] = [
     ("/dispatch", "dispatchByQuery"),
@@ -100,11 +102,9 @@ fn operation(path: &str, id: &str, is_get: bool) -> Operation {
             _ => continue,
         };
         let required = if by_query && is_get { Required::False } else { Required::True };
-        let parameter = ParameterBuilder::new()
-            .name(name)
-            .parameter_in(place)
-            .required(required)
-            .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+        let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(required).schema(
+            Some(ObjectBuilder::new().schema_type(Type::String).pattern((name == "worker").then_some(NAME))),
+        );
         operation = operation.parameter(parameter);
     }
     for (status, response) in super::responses(&REFUSALS) {
