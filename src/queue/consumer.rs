@@ -4,7 +4,7 @@
 //! can't go silent; a lost connection, stream or consumer only makes the next pull wait.
 //! It never looks into a job to decide its fate, and never settles what the caller didn't settle.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::Client;
 use async_nats::client::{Request, RequestErrorKind};
@@ -128,6 +128,8 @@ pub struct Delivery {
     /// Which delivery of this message this is, from 1 to `MAX_DELIVERIES`.
     pub deliveries: u64,
     pub stream_sequence: u64,
+    /// When the broker took it; with its sequence number it names the message, also in a stream made anew.
+    pub published_at: SystemTime,
     pub message_id: Option<String>,
     address: async_nats::Subject,
     client: Client,
@@ -136,9 +138,9 @@ pub struct Delivery {
 
 impl Delivery {
     fn of(message: async_nats::jetstream::Message, wait: Duration) -> Result<Self, QueueError> {
-        let (deliveries, stream_sequence) = {
+        let (deliveries, stream_sequence, published_at) = {
             let info = message.info().map_err(|_| QueueError::NotADelivery)?;
-            (u64::try_from(info.delivered).unwrap_or(1), info.stream_sequence)
+            (u64::try_from(info.delivered).unwrap_or(1), info.stream_sequence, info.published.into())
         };
         let client = message.context.client();
         let message = message.message;
@@ -149,6 +151,7 @@ impl Delivery {
             payload: message.payload,
             deliveries,
             stream_sequence,
+            published_at,
             address: message.reply.ok_or(QueueError::NotADelivery)?,
             client,
             wait,

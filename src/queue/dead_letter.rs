@@ -3,12 +3,9 @@
 //! A letter is confirmed before its original is terminated; that order is the caller's, the
 //! confirmation is ours. It never decides which class a failure has.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -23,30 +20,11 @@ const WRITE: &str = "write a dead letter";
 /// A longer cause is cut, so that the letter stays within the margin that the queue leaves for it.
 const MAX_CAUSE_BYTES: usize = 64 * 1024;
 
-/// Why a message is dead (contract §7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeadLetterClass {
-    Invalid,
-    Poison,
-    Crashed,
-    Exhausted,
-}
-
-impl fmt::Display for DeadLetterClass {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Invalid => "invalid",
-            Self::Poison => "poison",
-            Self::Crashed => "crashed",
-            Self::Exhausted => "exhausted",
-        })
-    }
-}
+pub use crate::domain::DeadLetterClass;
 
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// Names the event that made it, for example `<deploymentId>.<attempt>`: written twice, kept once.
+    /// Names the event that made it, for example `<deploymentId>.<redrives>`: written twice, kept once.
     pub id: String,
     pub class: DeadLetterClass,
     /// `None` when the organization isn't known for sure.
