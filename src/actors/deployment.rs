@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::BoxFuture;
 
+use super::letter::{Refused, keep};
 use super::{ActorParts, Child, ChildStopped, child_actor};
 use crate::domain::Cause;
 use crate::pipeline::{Ended, Stop};
@@ -173,14 +174,15 @@ async fn bury(parts: &ActorParts, row: &DeploymentRow, cause: &Cause, delivery: 
 /// A message that stands for no deployment: to the dead letters, then gone.
 async fn refuse(parts: &ActorParts, delivery: Delivery, why: &str) {
     tracing::warn!(queue.sequence = delivery.stream_sequence, reason = %why, "a message was refused");
-    let letter = super::letter::invalid(
-        delivery.stream_sequence,
-        &delivery.subject_org,
-        delivery.payload.clone(),
+    let refused = Refused {
+        sequence: delivery.stream_sequence,
+        published_at: delivery.published_at,
+        subject_org: &delivery.subject_org,
+        payload: &delivery.payload,
         why,
-    );
-    match parts.queue.dead_letter(letter).await {
-        Ok(_) => settle("none", delivery.terminate("refused").await),
+    };
+    match keep(parts, &refused).await {
+        Ok(()) => settle("none", delivery.terminate("refused").await),
         Err(e) => {
             tracing::error!(error = %e, "a refused message could not be kept; it comes back");
             settle("none", delivery.nak(GIVE_BACK).await);

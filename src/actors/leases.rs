@@ -5,13 +5,11 @@ use super::ActorParts;
 use super::letter::{job_of, letter};
 use crate::domain::{Cause, Fault, Step};
 use crate::pipeline::{FINAL_HINT, RETRY_HINT, seconds_ms};
-use crate::queue::{DeadLetterClass, QueueError};
+use crate::queue::QueueError;
 use crate::store::StoreError;
+use crate::store::dead_letters::crash_class;
 use crate::store::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use crate::store::journal::Hold;
-
-/// A step that killed its process this often is called poison.
-const POISON_CRASHES: i32 = 2;
 
 /// Ends leases that ran out. A third attempt's end is a dead letter first.
 pub(super) async fn end_leases(parts: &ActorParts, batch: u64) {
@@ -77,11 +75,8 @@ async fn buried(parts: &ActorParts, row: &DeploymentRow, cause: &Cause) -> Resul
     // With its fence the holder may still be alive, and complete what is buried here.
     let seized = store.lease_seize(&hold).await?;
     let hold = seized.as_ref().map(Hold::of).ok_or(Unburied::Taken)?;
-    let again = row.crashed_step.is_some() && row.crashed_step == row.current_step;
-    let poison = again && row.crashes_in_step + 1 >= POISON_CRASHES;
-    let class = if poison { DeadLetterClass::Poison } else { DeadLetterClass::Crashed };
     let original = job_of(row).and_then(|j| serde_json::to_vec(&j).ok()).unwrap_or_default();
-    if let Some(letter) = letter(row, cause, class, original.into()) {
+    if let Some(letter) = letter(row, cause, crash_class(row), original.into()) {
         parts.queue.dead_letter(letter).await.map_err(Unburied::Broker)?;
     }
     Ok(hold)

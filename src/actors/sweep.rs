@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::leases::end_leases;
-use super::letter::{invalid, job_of};
+use super::letter::{Refused, job_of, keep};
 use super::{ActorParts, Child, ChildStopped, child_actor, watch};
 use crate::pipeline::{Pipeline, sweep_scratch};
 use crate::queue::{DeployJob, Ring, StoredMessage};
@@ -176,9 +176,15 @@ async fn superfluous(parts: &ActorParts, message: &StoredMessage) -> Result<bool
             }
         }
     };
-    let letter = invalid(message.sequence, &message.subject_org, message.payload.clone(), &why);
-    match parts.queue.dead_letter(letter).await {
-        Ok(_) => Ok(true),
+    let refused = Refused {
+        sequence: message.sequence,
+        published_at: message.published_at,
+        subject_org: &message.subject_org,
+        payload: &message.payload,
+        why: &why,
+    };
+    match keep(parts, &refused).await {
+        Ok(()) => Ok(true),
         Err(e) => {
             tracing::warn!(error = %e, "a refused message could not be kept; the next sweep tries again");
             Ok(false)
@@ -196,6 +202,9 @@ async fn leftovers(parts: &ActorParts) {
     }
     if let Err(e) = store.idempotency_forget().await {
         tracing::warn!(error = %e, "old idempotency keys could not be forgotten");
+    }
+    if let Err(e) = pipeline.control.dead_letters_forget_env(&parts.draining).await {
+        tracing::warn!(error = %e, "build variables of old failures could not be forgotten");
     }
     if let Err(e) = forget_changes(parts).await {
         tracing::warn!(error = %e, "old marks of changed hosts could not be forgotten");

@@ -78,6 +78,9 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     }
     demand(s.sources.max_files >= 1, "sources.max_files", "must be at least 1");
     demand(s.quota.deployments_per_month >= 0, "quota.deployments_per_month", "must not be negative");
+    for (holds, key, allowed) in dead_letters(&s.dead_letters) {
+        demand(holds, key, allowed);
+    }
     demand(
         s.toolchain.install_timeout_seconds < s.pipeline.sandbox_timeout_seconds,
         "toolchain.install_timeout_seconds",
@@ -166,6 +169,23 @@ fn front_door(http: &super::Http) -> [(bool, &'static str, &'static str); 17] {
             h2.ping_seconds >= 1 && h2.ping_timeout_seconds >= 1,
             "http.http2.ping_seconds",
             "must be at least 1, and http.http2.ping_timeout_seconds too",
+        ),
+    ]
+}
+
+/// Secrets of failures are not kept for ever, and nobody fills the database with refused messages.
+fn dead_letters(desk: &super::DeadLetters) -> [(bool, &'static str, &'static str); 3] {
+    [
+        ((1..=3_650).contains(&desk.env_kept_days), "dead_letters.env_kept_days", "must be 1 to 3650"),
+        (
+            desk.invalid_per_organization <= 100_000,
+            "dead_letters.invalid_per_organization",
+            "must be at most 100000",
+        ),
+        (
+            (1_024..=1_048_576).contains(&desk.original_bytes),
+            "dead_letters.original_bytes",
+            "must be 1024 to 1048576",
         ),
     ]
 }

@@ -62,6 +62,7 @@ pub struct Settings {
     pub runtime: crate::runtime::Settings,
     pub sources: Sources,
     pub quota: Quota,
+    pub dead_letters: DeadLetters,
     pub pipeline: Pipeline,
     pub sandbox: crate::sandbox::Settings,
     pub toolchain: crate::toolchain::Settings,
@@ -211,6 +212,14 @@ pub struct Sources {
 pub struct Quota {
     pub deployments_per_month: i64,
     pub waiting_deployments: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetters {
+    pub env_kept_days: u64,
+    pub invalid_per_organization: u64,
+    pub original_bytes: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -31,6 +31,8 @@ pub enum ControlError {
     ProjectNotFound,
     #[error("the deployment was not found")]
     DeploymentNotFound,
+    #[error("the dead letter was not found")]
+    DeadLetterNotFound,
     #[error("the version was not found")]
     VersionNotFound,
     #[error("no upstream is registered")]

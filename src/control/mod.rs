@@ -4,6 +4,7 @@
 pub mod bootstrap;
 pub mod certificates;
 pub mod credentials;
+pub mod dead_letters;
 pub mod deployments;
 pub mod diff;
 pub mod domain_claims;

@@ -367,6 +367,10 @@ impl From<ControlError> for Problem {
                 let next = "Check the id; it is the deploymentId that POST /deploy answered.";
                 Self::new(StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", "Deployment not found", next)
             }
+            ControlError::DeadLetterNotFound => {
+                let next = "Check the id; GET /api/v1/dead-letters lists those of the token's organization.";
+                Self::new(StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", "Dead letter not found", next)
+            }
             ControlError::VersionNotFound => {
                 let next = "Check versionId; GET /api/v1/projects/{id}/versions lists those that are kept.";
                 Self::new(StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", "Version not found", next)

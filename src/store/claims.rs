@@ -8,7 +8,7 @@ use sea_orm::{
 };
 
 use super::deployments::{DeploymentRow, MAX_ATTEMPTS};
-use super::{Store, StoreError, clock, events, outcome};
+use super::{Store, StoreError, attempts, clock, events, outcome};
 use crate::domain::DeploymentStatus;
 use crate::domain::status::CancelReason;
 
@@ -116,8 +116,9 @@ async fn claim_in(
     let message = format!("Attempt {} of {MAX_ATTEMPTS} started", row.attempt + 1);
     let data = serde_json::json!({ "attempt": row.attempt + 1 });
     events::add(tx, id, now, events::Kind::Started, &message, data).await?;
-    let row = deployment::Entity::find_by_id(id).one(tx).await?;
-    Ok(row.map_or(Claim::Unknown, |row| Claim::Taken(Box::new(row))))
+    let Some(row) = deployment::Entity::find_by_id(id).one(tx).await? else { return Ok(Claim::Unknown) };
+    attempts::begin(tx, &row, now).await?;
+    Ok(Claim::Taken(Box::new(row)))
 }
 
 /// Whether another deployment of the same project and target runs, or waits with a lower number.

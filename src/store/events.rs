@@ -23,6 +23,7 @@ pub enum Kind {
     Completed,
     Failed,
     Cancelled,
+    Redriven,
 }
 
 impl Kind {
@@ -38,6 +39,7 @@ impl Kind {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Redriven => "redriven",
         }
     }
 }

@@ -16,8 +16,10 @@ pub mod schema;
 mod settings;
 
 pub mod admission;
+pub mod attempts;
 pub mod bench;
 pub mod certificates;
+pub mod dead_letters;
 pub mod deployments;
 pub mod domain_checks;
 pub mod domains;
@@ -31,6 +33,7 @@ pub mod logs;
 pub mod outcome;
 pub mod projects;
 pub mod quota;
+pub mod redrives;
 pub mod renewals;
 pub mod rings;
 pub mod routes;

@@ -9,9 +9,9 @@ use sea_orm::{
 use super::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use super::journal::Hold;
 use super::quota::{self, QuotaEnd};
-use super::{Store, StoreError, clock, events};
+use super::{Store, StoreError, attempts, clock, dead_letters, events};
 use crate::domain::status::CancelReason;
-use crate::domain::{Cause, DeploymentId, Digest, Fault, OrgScope, Step};
+use crate::domain::{AttemptOutcome, Cause, DeadLetterClass, DeploymentId, Digest, Fault, OrgScope, Step};
 
 /// What asking for a cancel came to.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Store {
         Ok(())
     }
 
-    /// A final failure. A platform's failure gives the quota back.
+    /// A final failure. A platform's failure gives the quota back and leaves a dead letter.
     pub async fn deployment_fail(&self, hold: &Hold, cause: &Cause) -> Result<(), StoreError> {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
@@ -46,20 +46,26 @@ impl Store {
             tx.commit().await?;
             return Ok(());
         }
-        end_row(hold, "failed", now)
+        let is_dead = match cause.class {
+            Fault::User => false,
+            Fault::Platform | Fault::Unknown => true,
+        };
+        let ended = if is_dead { end_dead(hold, now) } else { end_row(hold, "failed", now) };
+        ended
             .col_expr(deployment::Column::Cause, Expr::value(to_json(cause)))
             .col_expr(deployment::Column::LastFailedAt, Expr::value(now))
             .col_expr(deployment::Column::FirstFailedAt, Expr::value(row.first_failed_at.unwrap_or(now)))
             .exec(&tx)
             .await?;
         fail_steps(&tx, &row.id, &cause.summary, now).await?;
-        let how = match cause.class {
-            Fault::User => QuotaEnd::Settled,
-            Fault::Platform | Fault::Unknown => QuotaEnd::Released,
-        };
+        attempts::end(&tx, &row.id, AttemptOutcome::Failed, Some(cause), now).await?;
+        let how = if is_dead { QuotaEnd::Released } else { QuotaEnd::Settled };
         quota::end(&tx, &row.id, how, now).await?;
         let data = serde_json::json!({ "cause": cause.public() });
         events::add(&tx, &row.id, now, events::Kind::Failed, &cause.summary, data).await?;
+        if is_dead {
+            dead_letters::add(&tx, &row, DeadLetterClass::Exhausted, cause, now).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -77,6 +83,7 @@ impl Store {
         if must_cancel(&row) {
             cancel_running(&tx, hold, CancelReason::Requested, now).await?;
         } else {
+            attempts::end(&tx, &row.id, AttemptOutcome::Retry, Some(cause), now).await?;
             requeue(&tx, hold, &row, cause, delay_ms, now).await?;
         }
         tx.commit().await?;
@@ -103,6 +110,7 @@ impl Store {
             tx.commit().await?;
             return Ok(());
         }
+        attempts::end(&tx, &hold.deployment, AttemptOutcome::HandedOver, None, now).await?;
         release(hold, now, now)
             .col_expr(deployment::Column::Attempt, Expr::col(deployment::Column::Attempt).sub(1))
             .col_expr(deployment::Column::HandOvers, Expr::col(deployment::Column::HandOvers).add(1))
@@ -245,17 +253,20 @@ impl Store {
         } else if must_cancel(&row) {
             cancel_running(&tx, hold, CancelReason::Requested, now).await?;
         } else if row.attempt >= MAX_ATTEMPTS {
-            end_row(hold, "failed", now)
+            end_dead(hold, now)
                 .col_expr(deployment::Column::Cause, Expr::value(to_json(cause)))
                 .col_expr(deployment::Column::LastFailedAt, Expr::value(now))
                 .col_expr(deployment::Column::FirstFailedAt, Expr::value(row.first_failed_at.unwrap_or(now)))
                 .exec(&tx)
                 .await?;
             fail_steps(&tx, &row.id, &cause.summary, now).await?;
+            attempts::end(&tx, &row.id, AttemptOutcome::Crashed, Some(cause), now).await?;
             quota::end(&tx, &row.id, QuotaEnd::Released, now).await?;
             let data = serde_json::json!({ "cause": cause.public() });
             events::add(&tx, &row.id, now, events::Kind::Failed, &cause.summary, data).await?;
+            dead_letters::add(&tx, &row, dead_letters::crash_class(&row), cause, now).await?;
         } else {
+            attempts::end(&tx, &row.id, AttemptOutcome::Crashed, Some(cause), now).await?;
             requeue(&tx, hold, &row, cause, delay_ms, now).await?;
         }
         tx.commit().await?;
@@ -304,6 +315,7 @@ async fn complete(
             .exec(tx)
             .await?;
     }
+    attempts::end(tx, &row.id, AttemptOutcome::Completed, None, now).await?;
     skip_steps(tx, &row.id, now).await?;
     quota::end(tx, &row.id, QuotaEnd::Settled, now).await?;
     let data = serde_json::json!({ "progress": 100 });
@@ -396,11 +408,19 @@ fn release(hold: &Hold, now: i64, due_at: i64) -> sea_orm::UpdateMany<deployment
 
 /// What every final state has in common. Build variables are not kept longer than needed.
 fn end_row(hold: &Hold, status: &'static str, now: i64) -> sea_orm::UpdateMany<deployment::Entity> {
+    ended(hold, status, now).col_expr(deployment::Column::EnvSealed, Expr::value(Option::<String>::None))
+}
+
+/// As `end_row`, of what may be driven anew: its build variables are kept with its letter.
+fn end_dead(hold: &Hold, now: i64) -> sea_orm::UpdateMany<deployment::Entity> {
+    ended(hold, "failed", now)
+}
+
+fn ended(hold: &Hold, status: &'static str, now: i64) -> sea_orm::UpdateMany<deployment::Entity> {
     hold.update()
         .col_expr(deployment::Column::Status, Expr::value(status))
         .col_expr(deployment::Column::LeaseOwner, Expr::value(Option::<String>::None))
         .col_expr(deployment::Column::LeaseUntil, Expr::value(Option::<i64>::None))
-        .col_expr(deployment::Column::EnvSealed, Expr::value(Option::<String>::None))
         .col_expr(deployment::Column::UpdatedAt, Expr::value(now))
         .col_expr(deployment::Column::FinishedAt, Expr::value(now))
 }
@@ -435,6 +455,8 @@ async fn cancelled_event(
     reason: CancelReason,
     now: i64,
 ) -> Result<(), StoreError> {
+    // One that waited has none.
+    attempts::end(tx, id, AttemptOutcome::Cancelled, None, now).await?;
     let message = match reason {
         CancelReason::Requested => "Deployment cancelled",
         CancelReason::Superseded => "Deployment superseded by a newer one",

@@ -28,6 +28,27 @@ pub(super) async fn reserve(
     limit: i64,
     now: i64,
 ) -> Result<bool, StoreError> {
+    let Some(period) = take(tx, org, limit, now).await? else { return Ok(false) };
+    quota_entry::Entity::insert(quota_entry::ActiveModel {
+        deployment_id: Set(deployment.into()),
+        org_id: Set(org.into()),
+        period: Set(period),
+        state: Set("reserved".into()),
+        updated_at: Set(now),
+    })
+    .exec_without_returning(tx)
+    .await?;
+    Ok(true)
+}
+
+/// Counts one more reservation in this month's period and answers which one that is, or nothing when the plan is
+/// used up.
+async fn take(
+    tx: &DatabaseTransaction,
+    org: &str,
+    limit: i64,
+    now: i64,
+) -> Result<Option<String>, StoreError> {
     let period = time::month(now);
     let opened = quota_period::ActiveModel {
         org_id: Set(org.into()),
@@ -71,18 +92,40 @@ pub(super) async fn reserve(
         )
         .exec(tx)
         .await?;
-    if taken.rows_affected == 0 {
-        return Ok(false);
-    }
-    quota_entry::Entity::insert(quota_entry::ActiveModel {
-        deployment_id: Set(deployment.into()),
-        org_id: Set(org.into()),
-        period: Set(period),
-        state: Set("reserved".into()),
-        updated_at: Set(now),
-    })
-    .exec_without_returning(tx)
-    .await?;
+    Ok((taken.rows_affected > 0).then_some(period))
+}
+
+/// Reserves a deployment whose reservation has ended once more, in this month's period. Answers `false` when the
+/// plan is used up.
+pub(super) async fn reserve_again(
+    tx: &DatabaseTransaction,
+    org: &str,
+    deployment: &str,
+    limit: i64,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let Some(entry) = quota_entry::Entity::find_by_id(deployment).one(tx).await? else {
+        return reserve(tx, org, deployment, limit, now).await;
+    };
+    let loses = match entry.state.as_str() {
+        "released" => quota_period::Column::Released,
+        "settled" => quota_period::Column::Settled,
+        _ => return Ok(true),
+    };
+    let Some(period) = take(tx, org, limit, now).await? else { return Ok(false) };
+    quota_period::Entity::update_many()
+        .col_expr(loses, Expr::col(loses).sub(1))
+        .filter(quota_period::Column::OrgId.eq(org))
+        .filter(quota_period::Column::Period.eq(&entry.period))
+        .exec(tx)
+        .await?;
+    quota_entry::Entity::update_many()
+        .col_expr(quota_entry::Column::State, Expr::value("reserved"))
+        .col_expr(quota_entry::Column::Period, Expr::value(period))
+        .col_expr(quota_entry::Column::UpdatedAt, Expr::value(now))
+        .filter(quota_entry::Column::DeploymentId.eq(deployment))
+        .exec(tx)
+        .await?;
     Ok(true)
 }
 
