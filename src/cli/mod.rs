@@ -10,6 +10,7 @@ pub mod cancel;
 pub mod certificates;
 pub mod config;
 pub mod deploy;
+pub mod dlq;
 pub mod doctor;
 pub mod domains;
 pub mod live;
@@ -88,6 +89,8 @@ enum Command {
     Domains(domains::DomainsArgs),
     /// Show how the custom domains' certificates stand
     Certificates(certificates::CertificatesArgs),
+    /// Look at what nobody tries again by itself, drive it anew, or bury it
+    Dlq(dlq::DlqArgs),
     /// Make and list organizations (on the database)
     Orgs(orgs::OrgsArgs),
     /// Make and list users (on the database)
@@ -182,6 +185,9 @@ async fn run(command: Command, session: &SessionArgs, loaded: &crate::config::Lo
         }
         Command::Certificates(args) => {
             finish(with(open(), |s| Box::pin(async move { certificates::run(&args, &s).await })).await)
+        }
+        Command::Dlq(args) => {
+            finish(with(open(), |s| Box::pin(async move { dlq::run(&args, &s).await })).await)
         }
         Command::Orgs(args) => admin::finish(orgs::run(&args, settings).await),
         Command::Users(args) => admin::finish(users::run(&args, settings).await),

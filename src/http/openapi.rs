@@ -50,6 +50,11 @@ use dispatch::Dispatch;
         api::deployments::list,
         api::deployments::get,
         api::deployments::cancel,
+        api::dead_letters::list,
+        api::dead_letters::get,
+        api::dead_letters::redrive,
+        api::dead_letters::redrive_group,
+        api::dead_letters::bury,
         api::streams::logs,
         api::streams::events,
         api::domains::add,
@@ -70,6 +75,7 @@ use dispatch::Dispatch;
     modifiers(&Dispatch, &Bearer, &Parameters, &EveryAnswer, &Links),
     tags(
         (name = "deployments", description = "Record deployments, follow and cancel them"),
+        (name = "dead letters", description = "What nobody tries again by itself: look, drive anew, bury"),
         (name = "certificates", description = "How custom domains get their certificates"),
         (name = "versions", description = "What is live: roll back, promote, split"),
         (name = "workers", description = "Workers, and those that an operator's origins answer for"),
@@ -362,6 +368,10 @@ mod tests {
             ("Fault", "platform"),
             ("CancelReason", "superseded"),
             ("DomainStatus", "quarantined"),
+            ("DeadLetterClass", "poison"),
+            ("DeadLetterState", "buried"),
+            ("RedriveFrom", "failed_step"),
+            ("AttemptOutcome", "handed_over"),
         ] {
             let words = schemas[name]["enum"].as_array().unwrap();
             assert!(words.contains(&word.into()), "{name}: {words:?}");

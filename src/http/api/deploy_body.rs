@@ -246,7 +246,7 @@ fn env(fields: &mut Fields, settings: &Settings, problems: &mut Problems) -> BTr
     env
 }
 
-fn build(fields: &mut Fields, problems: &mut Problems) -> BuildOverrides {
+pub(super) fn build(fields: &mut Fields, problems: &mut Problems) -> BuildOverrides {
     let Some(mut build) = fields.object("build", problems) else { return BuildOverrides::default() };
     let overrides = BuildOverrides {
         command: build.text("command", COMMAND, problems).filter(|c| !c.trim().is_empty()),

@@ -1,6 +1,8 @@
 //! The API's handlers: extract, call one use case, map the answer.
 
 pub mod certificates;
+mod dead_letter_orders;
+pub mod dead_letters;
 pub mod deploy;
 mod deploy_body;
 mod deploy_schema;
@@ -59,6 +61,10 @@ pub const PATHS: &[&str] = &[
     "/api/v1/deployments/{id}/logs",
     "/api/v1/deployments/{id}/events",
     "/api/v1/deployments/{id}/cancel",
+    "/api/v1/dead-letters",
+    "/api/v1/dead-letters/redrive",
+    "/api/v1/dead-letters/{id}",
+    "/api/v1/dead-letters/{id}/redrive",
     "/api/v1/domains",
     "/api/v1/domains/{id}",
     "/api/v1/domains/{id}/verify",
@@ -107,6 +113,11 @@ pub const ENDPOINTS: &[&str] = &[
     "GET /api/v1/deployments/{id}/logs",
     "GET /api/v1/deployments/{id}/events",
     "POST /api/v1/deployments/{id}/cancel",
+    "GET /api/v1/dead-letters",
+    "POST /api/v1/dead-letters/redrive",
+    "GET /api/v1/dead-letters/{id}",
+    "DELETE /api/v1/dead-letters/{id}",
+    "POST /api/v1/dead-letters/{id}/redrive",
     "GET /api/v1/domains",
     "POST /api/v1/domains",
     "GET /api/v1/domains/{id}",
@@ -119,7 +130,7 @@ pub fn routes(config: &mut ServiceConfig) {
     let post = actix_web::web::post;
     let put = actix_web::web::put;
     let patch = actix_web::web::patch;
-    config.configure(live_routes);
+    config.configure(live_routes).configure(desk_routes);
     for path in ["/dispatch", "/dispatch/", "/api/dispatch", "/api/dispatch/"] {
         config.service(resource(path, vec![(Method::GET, read().to(dispatch::namespace))]));
     }
@@ -189,4 +200,27 @@ fn live_routes(config: &mut ServiceConfig) {
         ))
         .service(resource("/api/v1/workers", vec![(Method::GET, read().to(upstreams::list))]))
         .service(resource("/api/v1/routes/explain", vec![(Method::GET, read().to(routes::get))]));
+}
+
+fn desk_routes(config: &mut ServiceConfig) {
+    let post = actix_web::web::post;
+    let delete = actix_web::web::delete;
+    config
+        .service(resource("/api/v1/dead-letters", vec![(Method::GET, read().to(dead_letters::list))]))
+        // Before the letters themselves: none of them has this word for an id.
+        .service(resource(
+            "/api/v1/dead-letters/redrive",
+            vec![(Method::POST, post().to(dead_letters::redrive_group))],
+        ))
+        .service(resource(
+            "/api/v1/dead-letters/{id}",
+            vec![
+                (Method::GET, read().to(dead_letters::get)),
+                (Method::DELETE, delete().to(dead_letters::bury)),
+            ],
+        ))
+        .service(resource(
+            "/api/v1/dead-letters/{id}/redrive",
+            vec![(Method::POST, post().to(dead_letters::redrive))],
+        ));
 }
