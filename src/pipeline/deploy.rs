@@ -12,9 +12,9 @@ use super::step::{Done, StepError, persist};
 use super::{Project, Walk};
 use crate::domain::status::CancelReason;
 use crate::domain::worker_name::{WorkerName, preview_label};
-use crate::domain::{Step, Target, VersionId};
+use crate::domain::{Digest, Step, Target, VersionId};
 use crate::runtime::{Manifest, PackSource};
-use crate::store::journal::{NewVersion, Switched};
+use crate::store::journal::{NewVersion, Switched, VersionRecorded};
 
 const STEP: Step = Step::Deploy;
 /// Between two looks at an edge that does not serve the version yet.
@@ -25,9 +25,7 @@ pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Do
     let worker = WorkerName::parse_shape(&project.worker_name)
         .map_err(|e| StepError::platform(STEP, "The project's Worker name can't be read.", e))?;
     let label = preview_label(&walk.row.id, &worker);
-    // One deployment makes one version, so its id serves for both: recording twice can't make two.
-    let version = VersionId::parse(&walk.row.id)
-        .map_err(|e| StepError::platform(STEP, "The deployment's id can't be read.", e))?;
+    let version = version_id(walk, built).await?;
     let manifest = install(walk, built, &version).await?;
     let new = NewVersion {
         id: version.clone(),
@@ -37,7 +35,10 @@ pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Do
         pack_size: i64::try_from(built.pack_size).unwrap_or(i64::MAX),
         file_count: i64::try_from(built.file_count).unwrap_or(i64::MAX),
     };
-    let epoch = persist(STEP, || store.version_record(&walk.hold, &new)).await?;
+    let epoch = match persist(STEP, || store.version_record(&walk.hold, &new)).await? {
+        VersionRecorded::At { epoch } => epoch,
+        VersionRecorded::Superseded => return Err(StepError::Cancelled(CancelReason::Superseded)),
+    };
     refresh(walk, epoch).await?;
     let sample =
         Sample::of(&manifest).ok_or_else(|| StepError::platform(STEP, "The version is empty.", "no file"))?;
@@ -62,6 +63,24 @@ pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Do
     }
     others_confirmed(walk, epoch).await?;
     Ok(Done::completed((), "Live"))
+}
+
+/// One deployment makes one version, so its id serves for both: recording twice can't make two. One that was driven
+/// anew and built something else makes it under another id, so that an id always means the same bytes.
+async fn version_id(walk: &Walk<'_>, built: &Built) -> Result<VersionId, StepError> {
+    let (row, store) = (walk.row, &walk.control().store);
+    let unreadable = |e| StepError::platform(STEP, "The deployment's id can't be read.", e);
+    if let Some(recorded) = &row.version_id {
+        let known = persist(STEP, || store.version_get(recorded)).await?;
+        if known.is_some_and(|known| known.manifest_digest == built.manifest.as_str()) {
+            return VersionId::parse(recorded).map_err(unreadable);
+        }
+    }
+    if row.redrives == 0 {
+        return VersionId::parse(&row.id).map_err(unreadable);
+    }
+    let digest = Digest::of(format!("{}.{}", row.id, row.redrives).as_bytes());
+    VersionId::parse(&digest.as_str()[..row.id.len()]).map_err(unreadable)
 }
 
 /// Puts the version on this edge's disk before anybody asks for it. Other edges fetch it from the

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use entity::{deployment, deployment_step, project_target, version};
+use entity::{deployment, deployment_step, live_change, project_target, version};
 use sea_orm::sea_query::{Expr, SelectStatement};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect, QueryTrait,
-    UpdateMany,
+    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter,
+    QuerySelect, QueryTrait, UpdateMany,
 };
 
 use super::deployments::DeploymentRow;
@@ -36,6 +36,15 @@ pub struct NewVersion {
     pub pack_digest: String,
     pub pack_size: i64,
     pub file_count: i64,
+}
+
+/// What recording a version came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionRecorded {
+    /// Shown since the table of this epoch.
+    At { epoch: i64 },
+    /// A newer one is live already, or this very version was put live by hand.
+    Superseded,
 }
 
 /// What going live came to.
@@ -195,22 +204,28 @@ impl Store {
     }
 
     /// Records the version and puts its preview address into the next routing table.
-    /// Answers that table's epoch. Recording the same version again changes nothing.
-    pub async fn version_record(&self, hold: &Hold, new: &NewVersion) -> Result<i64, StoreError> {
+    /// Recording the same version again changes nothing; one that was retired meanwhile is kept again, and one that
+    /// was never live gives its place to what its deployment, driven anew, has built instead.
+    pub async fn version_record(&self, hold: &Hold, new: &NewVersion) -> Result<VersionRecorded, StoreError> {
         let tx = self.begin().await?;
         let now = clock::now(&tx).await?;
         let row = hold.row(&tx).await?;
-        if let Some(known) = version::Entity::find_by_id(new.id.as_str()).one(&tx).await? {
+        let known =
+            version::Entity::find().filter(version::Column::DeploymentId.eq(&row.id)).one(&tx).await?;
+        if let Some(known) = &known
+            && known.id == new.id.as_str()
+            && known.retired_at.is_none()
+        {
             tx.rollback().await?;
-            return Ok(known.route_epoch);
+            return Ok(VersionRecorded::At { epoch: known.route_epoch });
         }
         let epoch = routes::next_epoch(&tx).await?;
-        version::Entity::insert(version::ActiveModel {
+        let recorded = version::ActiveModel {
             id: Set(new.id.to_string()),
-            org_id: Set(row.org_id),
-            project_id: Set(row.project_id),
-            deployment_id: Set(row.id),
-            target: Set(row.target),
+            org_id: Set(row.org_id.clone()),
+            project_id: Set(row.project_id.clone()),
+            deployment_id: Set(row.id.clone()),
+            target: Set(row.target.clone()),
             seq: Set(row.seq),
             kind: Set("static".into()),
             preview_label: Set(new.preview_label.clone()),
@@ -221,12 +236,28 @@ impl Store {
             created_at: Set(now),
             retired_at: Set(None),
             route_epoch: Set(epoch),
-        })
-        .exec_without_returning(&tx)
-        .await?;
+        };
+        if let Some(known) = known {
+            if known.id == new.id.as_str() {
+                version::Entity::update_many()
+                    .col_expr(version::Column::RetiredAt, Expr::value(Option::<i64>::None))
+                    .col_expr(version::Column::RouteEpoch, Expr::value(epoch))
+                    .filter(version::Column::Id.eq(&known.id))
+                    .exec(&tx)
+                    .await?;
+                tx.commit().await?;
+                return Ok(VersionRecorded::At { epoch });
+            }
+            if is_in_use(&tx, &row, &known.id).await? {
+                tx.rollback().await?;
+                return Ok(VersionRecorded::Superseded);
+            }
+            version::Entity::delete_by_id(&known.id).exec(&tx).await?;
+        }
+        version::Entity::insert(recorded).exec_without_returning(&tx).await?;
         hold.update().col_expr(deployment::Column::VersionId, Expr::value(new.id.as_str())).exec(&tx).await?;
         tx.commit().await?;
-        Ok(epoch)
+        Ok(VersionRecorded::At { epoch })
     }
 
     /// Goes live, if nothing newer is and no cancel was asked. Each sequence number switches at
@@ -277,6 +308,17 @@ impl Store {
         let live = project_target::Entity::find_by_id(key).one(&self.read).await?;
         Ok(live.map_or(Switched::Superseded, |t| Switched::Live { epoch: t.route_epoch }))
     }
+}
+
+/// Whether the version of this deployment was ever put live, or can't be any more. Whoever puts something live holds
+/// the epoch, as the caller does: the answer stays true.
+async fn is_in_use(tx: &DatabaseTransaction, row: &DeploymentRow, version: &str) -> Result<bool, StoreError> {
+    let key = (row.project_id.clone(), row.target.clone());
+    let target = project_target::Entity::find_by_id(key).one(tx).await?;
+    let overtaken = target.is_some_and(|target| target.live_seq > row.seq);
+    let by_hand =
+        live_change::Entity::find().filter(live_change::Column::VersionId.eq(version)).count(tx).await?;
+    Ok(overtaken || row.switched_at.is_some() || by_hand > 0)
 }
 
 fn pulse_of(row: &DeploymentRow) -> Pulse {
