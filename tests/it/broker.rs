@@ -2,11 +2,13 @@
 
 use async_nats::jetstream;
 use nix::sys::signal::Signal;
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 
-use crate::app::{Folder, TestApp};
+use crate::app::{Folder, TestApp, answer};
 use crate::failing::{broker, broker_mark, quick};
 use crate::parts::Whose;
+use crate::tenants::Member;
 
 #[tokio::test]
 async fn a_broker_that_is_away_or_killed_delays_a_deployment_and_loses_none() {
@@ -162,6 +164,31 @@ async fn messages_that_stand_for_no_deployment_become_dead_letters_and_leave_the
     assert!(letters.iter().any(|(s, _)| s == "deployment.dlq.invalid._"), "{letters:?}");
     assert_eq!(app.status(&id).await["status"], "completed");
     assert_eq!(app.switches(&id), "1");
+
+    // At the desk too: those of no organization for operators alone.
+    let invalid = "/api/v1/dead-letters?class=invalid";
+    let (_, all) = app.get(invalid).await;
+    let of = |org: Option<&str>| {
+        all["deadLetters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|l| l.get("orgId").and_then(Value::as_str) == org)
+            .count()
+    };
+    assert_eq!((of(Some(&app.org)), of(None)), (3, 2), "{all:#}");
+    let member = Member::token(&app, &app.org, &app.user, &[]);
+    let (_, theirs) = answer(member.request(&app, Method::GET, invalid).send().await.unwrap()).await;
+    assert_eq!(theirs["deadLetters"].as_array().unwrap().len(), 3, "{theirs:#}");
+    let nobodys = all["deadLetters"].as_array().unwrap().iter().find(|l| l.get("orgId").is_none()).unwrap();
+    let path = format!("/api/v1/dead-letters/{}", nobodys["id"].as_str().unwrap());
+    assert_eq!(member.request(&app, Method::GET, &path).send().await.unwrap().status(), 404);
+    let (_, shown) = app.get(&path).await;
+    assert!(shown["original"].is_object(), "{shown:#}");
+    // There is nothing to drive anew, but it can be put away.
+    let order = app.request(Method::POST, &format!("{path}/redrive")).json(&json!({})).send().await.unwrap();
+    assert_eq!(order.status(), 409);
+    assert_eq!(app.request(Method::DELETE, &path).send().await.unwrap().status(), 204);
 }
 
 #[tokio::test]

@@ -146,6 +146,11 @@ async fn a_third_crash_is_a_dead_letter_poison_where_it_was_the_same_step() {
         assert_eq!((&letter["attempts"], &letter["failedStep"]), (&3.into(), &step.into()));
         assert_eq!(letter["cause"]["class"], "platform");
         assert!(letter["firstFailedAt"].as_str().unwrap() <= letter["lastFailedAt"].as_str().unwrap());
+        let (_, page) = app.get(&format!("/api/v1/dead-letters?class={class}")).await;
+        assert_eq!(page["deadLetters"][0]["deploymentId"], **id, "{page:#}");
+        assert_eq!(page["deadLetters"][0]["failedStep"], step, "{page:#}");
+        let crashes = format!("deployment_id = '{id}' AND outcome = 'crashed'");
+        assert_eq!(app.one(&format!("SELECT count(*) FROM deployment_attempt WHERE {crashes}")), "3");
     }
 }
 
