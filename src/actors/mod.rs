@@ -13,6 +13,7 @@ mod fetches;
 mod leases;
 mod letter;
 mod origins;
+mod strays;
 mod supervisor;
 mod sweep;
 mod watch;

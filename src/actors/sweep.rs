@@ -8,6 +8,7 @@ use actix::prelude::*;
 
 use super::leases::end_leases;
 use super::letter::{Refused, job_of, keep};
+use super::strays::Strays;
 use super::{ActorParts, Child, ChildStopped, child_actor, watch};
 use crate::pipeline::{Pipeline, sweep_scratch};
 use crate::queue::{DeployJob, Ring, StoredMessage};
@@ -110,6 +111,7 @@ async fn sweep_thoroughly(parts: &ActorParts) {
     let settings = &parts.pipeline.control.settings.sweep;
     let mut tick = tokio::time::interval(Duration::from_secs(settings.thorough_seconds));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut strays = Strays::default();
     while !parts.draining.is_cancelled() {
         tokio::select! {
             _ = tick.tick() => {}
@@ -118,6 +120,7 @@ async fn sweep_thoroughly(parts: &ActorParts) {
         let started = Instant::now();
         queue(parts, settings.batch).await;
         leftovers(parts).await;
+        strays.sweep(parts).await;
         tracing::debug!(took_ms = started.elapsed().as_millis(), "thorough sweep finished");
     }
 }

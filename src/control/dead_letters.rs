@@ -153,7 +153,7 @@ impl Control {
     /// Drives the deployments of all open letters that match anew, the oldest first, `per_second` of them.
     ///
     /// # Errors
-    /// If the database can't take it; what was driven anew until then is.
+    /// If the project is not the organization's, or the database can't take it; what was driven anew until then is.
     pub async fn dead_letter_redrive_group(
         &self,
         who: &Principal,
@@ -161,6 +161,9 @@ impl Control {
         per_second: f64,
         from: RedriveFrom,
     ) -> Result<GroupRedriven, ControlError> {
+        if let Some(project) = &filter.project {
+            self.project_get(&who.scope(), project).await?;
+        }
         let filter =
             LetterFilter { state: Some(DeadLetterState::Open), before: None, limit: MOST_AT_ONCE, ..filter };
         let ids = self.store.dead_letter_ids(&self.letter_scope(who), &filter).await?;

@@ -228,6 +228,18 @@ impl VersionStore {
         Ok(ids)
     }
 
+    /// As [`list`](Self::list), those that were installed at least so long ago. Blocking.
+    pub fn list_older_than(&self, age: Duration) -> Result<Vec<VersionId>, StoreError> {
+        let mut ids = self.list()?;
+        ids.retain(|id| {
+            let manifest = fs::metadata(self.folder.join(id.as_str()).join(MANIFEST_FILE));
+            manifest.and_then(|data| data.modified()).is_ok_and(|time| {
+                SystemTime::now().duration_since(time).is_ok_and(|installed| installed >= age)
+            })
+        });
+        Ok(ids)
+    }
+
     /// Whether exactly this version is complete on this disk. Blocking, but only for one look.
     ///
     /// # Errors

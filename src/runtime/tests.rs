@@ -36,6 +36,8 @@ async fn an_installed_version_is_opened_verified_listed_and_removed() {
     assert!(version.file("index.htm").is_none());
     store.verify(&id).unwrap();
     assert_eq!(store.list().unwrap(), std::slice::from_ref(&id));
+    assert_eq!(store.list_older_than(std::time::Duration::ZERO).unwrap(), std::slice::from_ref(&id));
+    assert!(store.list_older_than(std::time::Duration::from_secs(3_600)).unwrap().is_empty());
     let (first, second) = (store.open(&id, "blog", 1).unwrap(), store.open(&id, "blog", 1).unwrap());
     assert!(Arc::ptr_eq(&first, &second), "one load per version and Worker");
     store.remove(&id).unwrap();

@@ -124,6 +124,22 @@ impl Store {
         Ok(version::Entity::find_by_id(id).one(&self.read).await?)
     }
 
+    /// Those of `ids` that the record names, live or not.
+    pub async fn version_named(&self, ids: &[String]) -> Result<HashSet<String>, StoreError> {
+        let mut named = HashSet::new();
+        for ids in ids.chunks(500) {
+            let found: Vec<String> = version::Entity::find()
+                .select_only()
+                .column(version::Column::Id)
+                .filter(version::Column::Id.is_in(ids))
+                .into_tuple()
+                .all(&self.read)
+                .await?;
+            named.extend(found);
+        }
+        Ok(named)
+    }
+
     /// The ids of versions that were retired before `at`.
     pub async fn version_retired_among(
         &self,

@@ -99,6 +99,9 @@ async fn a_dead_letter_tells_every_attempt_and_is_closed_by_burying() {
     }
     let order = json!({ "filter": { "projectId": project }, "rate": 1 });
     let group = other.request(&app, Method::POST, "/api/v1/dead-letters/redrive").json(&order);
+    assert_problem(group.send().await.unwrap(), 404, "PROJECT_NOT_FOUND").await;
+    let order = json!({ "filter": { "class": "exhausted" }, "rate": 1 });
+    let group = other.request(&app, Method::POST, "/api/v1/dead-letters/redrive").json(&order);
     assert_eq!(answer(group.send().await.unwrap()).await.1, json!({ "redriven": 0, "skipped": [] }));
     assert_eq!(app.status(&id).await["status"], "failed");
     // A member without an operator's rights is not told which server it was.

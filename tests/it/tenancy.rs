@@ -36,6 +36,9 @@ fn body_for(method: &Method, path: &str, org: &str, user: &str, project: &str) -
         ("POST", "/api/v1/domains") => {
             Some(json!({ "projectId": project, "hostname": "intruder.example.com" }))
         }
+        ("POST", "/api/v1/dead-letters/redrive") => {
+            Some(json!({ "filter": { "projectId": project }, "rate": 1 }))
+        }
         ("PATCH", _) => Some(json!({ "egressHosts": ["intruder.example"] })),
         ("POST", path) if path.ends_with("/promote") => Some(json!({ "versionId": "0".repeat(32) })),
         ("PUT", path) if path.ends_with("/split") => {
