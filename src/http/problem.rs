@@ -393,16 +393,12 @@ impl From<ControlError> for Problem {
                 Self::new(StatusCode::CONFLICT, "CONFLICT", "Conflict", message)
             }
             ControlError::QuotaExceeded { limit } => {
-                let next = format!(
-                    "The plan's {limit} deployments of this month are used up; ask for a higher limit."
-                );
+                let next = format!("The month's {limit} deployments are used up; ask for a higher limit.");
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED", "Quota exceeded", next)
             }
             ControlError::TooManyWaiting { limit } => {
-                let next =
-                    format!("{limit} deployments are waiting already; send this one when some have ended.");
-                let status = StatusCode::TOO_MANY_REQUESTS;
-                Self::new(status, "RATE_LIMITED", "Too many waiting", next).after(30)
+                let next = format!("{limit} deployments wait already; send this one when some have ended.");
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Too many waiting", next).after(30)
             }
             ControlError::Store(
                 e @ (StoreError::Unavailable(_)

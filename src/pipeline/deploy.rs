@@ -65,21 +65,23 @@ pub async fn run(walk: &Walk<'_>, project: &Project, built: &Built) -> Result<Do
     Ok(Done::completed((), "Live"))
 }
 
-/// One deployment makes one version, so its id serves for both: recording twice can't make two. One that was driven
-/// anew and built something else makes it under another id, so that an id always means the same bytes.
+/// One deployment makes one version, so its id serves for both: recording twice can't make two. One that built
+/// something else since, because it was driven anew or because what it had built was lost, makes it under another id:
+/// an id always means the same bytes.
 async fn version_id(walk: &Walk<'_>, built: &Built) -> Result<VersionId, StepError> {
     let (row, store) = (walk.row, &walk.control().store);
     let unreadable = |e| StepError::platform(STEP, "The deployment's id can't be read.", e);
     if let Some(recorded) = &row.version_id {
         let known = persist(STEP, || store.version_get(recorded)).await?;
-        if known.is_some_and(|known| known.manifest_digest == built.manifest.as_str()) {
+        let is_same = known.is_some_and(|known| known.manifest_digest == built.manifest.as_str());
+        // What is live stays what it is.
+        if is_same || row.switched_at.is_some() {
             return VersionId::parse(recorded).map_err(unreadable);
         }
-    }
-    if row.redrives == 0 {
+    } else if row.redrives == 0 {
         return VersionId::parse(&row.id).map_err(unreadable);
     }
-    let digest = Digest::of(format!("{}.{}", row.id, row.redrives).as_bytes());
+    let digest = Digest::of(format!("{}.{}", row.id, built.manifest).as_bytes());
     VersionId::parse(&digest.as_str()[..row.id.len()]).map_err(unreadable)
 }
 

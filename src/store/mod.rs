@@ -29,6 +29,7 @@ pub mod hosts;
 pub mod idempotency;
 pub mod issuing;
 pub mod journal;
+pub mod leases;
 pub mod logs;
 pub mod outcome;
 pub mod projects;

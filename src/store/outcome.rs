@@ -2,9 +2,7 @@
 
 use entity::{deployment, deployment_step, project};
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-};
+use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect};
 
 use super::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use super::journal::Hold;
@@ -181,53 +179,6 @@ impl Store {
         })
     }
 
-    /// Running deployments whose lease has run out.
-    pub async fn lease_expired_list(&self, limit: u64) -> Result<Vec<DeploymentRow>, StoreError> {
-        let now = self.now().await?;
-        Ok(deployment::Entity::find()
-            .filter(deployment::Column::Status.eq("in_progress"))
-            .filter(deployment::Column::LeaseUntil.lt(now))
-            .order_by_asc(deployment::Column::LeaseUntil)
-            .limit(limit)
-            .all(&self.read)
-            .await?)
-    }
-
-    /// In how many ms the next lease runs out unless it is extended; `None` where nothing runs.
-    pub async fn lease_next_end_ms(&self) -> Result<Option<i64>, StoreError> {
-        let next: Option<Option<i64>> = deployment::Entity::find()
-            .select_only()
-            .column_as(deployment::Column::LeaseUntil.min(), "next")
-            .filter(deployment::Column::Status.eq("in_progress"))
-            .into_tuple()
-            .one(&self.read)
-            .await?;
-        let now = self.now().await?;
-        Ok(next.flatten().map(|at| Ord::max(at - now, 0)))
-    }
-
-    /// Whether the end of this row's lease completes it, because its version is live and was fetched.
-    pub async fn lease_end_completes(&self, row: &DeploymentRow) -> Result<bool, StoreError> {
-        Ok(confirmed_live(&self.read, row).await?.is_some())
-    }
-
-    /// Takes an expired lease away from its holder for good, by raising the fence; it stays expired.
-    /// From here on the attempt can't finish any more, so that it may be written off. Answers the row,
-    /// or nothing when the lease is alive or somebody else was faster.
-    pub async fn lease_seize(&self, hold: &Hold) -> Result<Option<DeploymentRow>, StoreError> {
-        let tx = self.begin().await?;
-        let now = clock::now(&tx).await?;
-        let seized = hold
-            .update()
-            .col_expr(deployment::Column::Fence, Expr::col(deployment::Column::Fence).add(1))
-            .filter(deployment::Column::LeaseUntil.lt(now))
-            .exec(&tx)
-            .await?;
-        let row = deployment::Entity::find_by_id(&hold.deployment).one(&tx).await?;
-        tx.commit().await?;
-        Ok(row.filter(|_| seized.rows_affected > 0))
-    }
-
     /// Ends an expired lease: the deployment waits for its next attempt, is cancelled if that was
     /// asked, or fails with `cause` when it has no attempt left. The dead letter is confirmed
     /// before this is called for the last time. Answers whether the lease was really expired.
@@ -324,7 +275,7 @@ async fn complete(
 
 /// Whether the attempt whose lease ran out had its version live *and* fetched: only cleanup was
 /// left, which can't fail a deployment, however often its process dies. Answers the tree's digest.
-async fn confirmed_live<C: ConnectionTrait>(
+pub(super) async fn confirmed_live<C: ConnectionTrait>(
     tx: &C,
     row: &DeploymentRow,
 ) -> Result<Option<Option<String>>, StoreError> {
