@@ -5,12 +5,16 @@ use std::collections::HashMap;
 use sea_orm::ConnectionTrait;
 
 use super::claims::Claim;
+use super::dead_letters::{LetterFilter, LetterScope};
 use super::deployments::{DeploymentRow, NewDeployment, Recorded, Supersede};
 use super::journal::Hold;
 use super::outcome::CancelAsked;
 use super::projects::NewProject;
+use super::redrives::{NewRedrive, Redriven};
 use super::{Store, StoreError};
-use crate::domain::{Cause, DeploymentId, Fault, OrgScope, Principal, ProjectId, Target, TokenId, UserId};
+use crate::domain::{
+    Cause, DeploymentId, Fault, OrgScope, Principal, ProjectId, RedriveFrom, Target, TokenId, UserId,
+};
 
 struct House {
     store: Store,
@@ -172,6 +176,85 @@ async fn a_hand_over_costs_no_attempt_and_is_counted() {
     house.store.deployment_hand_over(&Hold::of(&row)).await.unwrap();
     let row = house.row(&row.id).await;
     assert_eq!((row.status.as_str(), row.attempt, row.hand_overs), ("queued", 0, 1));
+}
+
+#[tokio::test]
+async fn an_attempt_that_an_older_release_left_open_is_closed_by_the_next_claim() {
+    let house = house().await;
+    let row = house.running().await;
+    // As a release that knows no attempts gives it back.
+    house
+        .sql("UPDATE deployment SET status = 'queued', lease_owner = NULL, lease_until = NULL, ring = ring + 1")
+        .await
+        .unwrap();
+    let queued = house.row(&row.id).await;
+    let Claim::Taken(second) = house.claim(&queued, "b/0/1").await else { panic!() };
+    let attempts = house.store.attempt_list(&row.id, 9).await.unwrap();
+    let told: Vec<_> =
+        attempts.iter().map(|a| (a.attempt, a.server.as_str(), a.outcome.as_deref())).collect();
+    assert_eq!(told, [(1, "a/0/1", Some("crashed")), (2, "b/0/1", None)]);
+    // And as it claims: nothing is open, and an end finds nothing to close.
+    house.sql("DELETE FROM deployment_attempt").await.unwrap();
+    house.store.deployment_retry(&Hold::of(&second), &cause(), 0).await.unwrap();
+    assert_eq!(house.row(&row.id).await.status, "queued");
+}
+
+#[tokio::test]
+async fn a_failure_that_is_a_dead_letter_is_recorded_with_it_or_not_at_all() {
+    let house = house().await;
+    let row = house.running().await;
+    house.sql("ALTER TABLE dead_letter RENAME TO away").await.unwrap();
+    assert!(house.store.deployment_fail(&Hold::of(&row), &cause()).await.is_err());
+    assert_eq!(house.row(&row.id).await.status, "in_progress");
+    assert_eq!(house.quota().await, (1, 0, 0));
+    house.sql("ALTER TABLE away RENAME TO dead_letter").await.unwrap();
+    house.store.deployment_fail(&Hold::of(&row), &cause()).await.unwrap();
+    assert_eq!(house.row(&row.id).await.status, "failed");
+    assert_eq!(house.quota().await, (0, 0, 1));
+    // A user's failure is none.
+    let other = house.running().await;
+    let theirs = Cause::new(Fault::User, None, "bad", "mend");
+    house.store.deployment_fail(&Hold::of(&other), &theirs).await.unwrap();
+    let scope = LetterScope { org: house.who.org_id.to_string(), nobodys: true };
+    let filter = LetterFilter { limit: 9, ..LetterFilter::default() };
+    let letters = house.store.dead_letter_list(&scope, &filter).await.unwrap();
+    assert_eq!(
+        letters.iter().map(|l| l.deployment_id.as_deref()).collect::<Vec<_>>(),
+        [Some(row.id.as_str())]
+    );
+}
+
+#[tokio::test]
+async fn a_redrive_moves_its_reservation_into_this_months_period() {
+    let house = house().await;
+    let row = house.running().await;
+    house.store.deployment_fail(&Hold::of(&row), &cause()).await.unwrap();
+    for moved in [
+        "INSERT INTO quota_period (org_id, period, plan, limit_count, reserved, settled, released) \
+         SELECT org_id, '2001-01', plan, limit_count, reserved, settled, released FROM quota_period",
+        "UPDATE quota_entry SET period = '2001-01'",
+        "DELETE FROM quota_period WHERE period > '2001-01'",
+    ] {
+        house.sql(moved).await.unwrap();
+    }
+    let scope = LetterScope { org: house.who.org_id.to_string(), nobodys: false };
+    let filter = LetterFilter { limit: 9, ..LetterFilter::default() };
+    let letter = house.store.dead_letter_list(&scope, &filter).await.unwrap().remove(0);
+    let new = NewRedrive {
+        from: RedriveFrom::Start,
+        set: serde_json::Map::new(),
+        delay_ms: 0,
+        by: house.user.clone(),
+        quota_limit: 1,
+    };
+    let redriven = house.store.deployment_redrive(&scope, &letter.id, &new).await.unwrap();
+    assert!(matches!(redriven, Redriven::Done(_)), "{redriven:?}");
+    let sums = "SELECT 1 FROM quota_period WHERE (period = '2001-01' AND reserved + settled + released = 0) \
+                OR (period > '2001-01' AND reserved = 1 AND released = 0)";
+    let statement = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, sums);
+    assert_eq!(house.store.read.query_all_raw(statement).await.unwrap().len(), 2);
+    let again = house.store.deployment_redrive(&scope, &letter.id, &new).await.unwrap();
+    assert!(matches!(again, Redriven::NotOpen), "{again:?}");
 }
 
 #[tokio::test]

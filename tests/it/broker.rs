@@ -166,6 +166,8 @@ async fn messages_that_stand_for_no_deployment_become_dead_letters_and_leave_the
     assert_eq!(app.switches(&id), "1");
 
     // At the desk too: those of no organization for operators alone.
+    let kept = "SELECT count(*) FROM dead_letter WHERE class = 'invalid'";
+    app.wait("all are at the desk", async || app.one(kept) == "5").await;
     let invalid = "/api/v1/dead-letters?class=invalid";
     let (_, all) = app.get(invalid).await;
     let of = |org: Option<&str>| {
