@@ -130,11 +130,11 @@ async fn build_variables_of_old_failures_are_forgotten_and_what_needs_them_is_re
     let app = TestApp::start_with(&quick(&[])).await;
     let (project, _) = app.project("forgotten").await;
     let (letter, id) = app.dead(&project, "deploy.begin", json!({ "API_KEY": "a-secret-value" })).await;
-    app.change(&format!("UPDATE deployment SET finished_at = finished_at - 29 * 86400000 WHERE id = '{id}'"));
+    app.change(&format!("UPDATE deployment SET finished_at = finished_at - 2505600000 WHERE id = '{id}'"));
     let sweeps = async || app.one("SELECT count(*) FROM dead_letter WHERE env_forgotten_at IS NOT NULL");
     assert_eq!(sweeps().await, "0");
     assert!(app.env_is_kept(&id));
-    app.change(&format!("UPDATE deployment SET finished_at = finished_at - 2 * 86400000 WHERE id = '{id}'"));
+    app.change(&format!("UPDATE deployment SET finished_at = finished_at - 172800000 WHERE id = '{id}'"));
     app.wait("they are forgotten", async || sweeps().await == "1").await;
     assert!(!app.env_is_kept(&id));
     let refused =

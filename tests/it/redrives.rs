@@ -93,6 +93,8 @@ async fn of_racing_redrives_one_is_done_and_the_quota_counts_it_once() {
     statuses.sort_unstable();
     assert_eq!(statuses, [vec![202], vec![409; 31]].concat());
     assert_eq!(app.until_final(&id).await["status"], "completed");
+    let reused = app.log_of(&id).await.matches("the output of an earlier attempt is reused").count();
+    assert_eq!(reused, 2, "by the second and third attempt, and not from the start");
     assert_eq!(app.one(&format!("SELECT redrives FROM deployment WHERE id = '{id}'")), "1");
     assert_eq!(app.switches(&id), "1");
     app.quota_balances();
