@@ -30,6 +30,7 @@ mod m0013_renewal_info;
 mod m0014_host_changes;
 mod m0015_pipeline_guards;
 mod m0016_dead_letters;
+mod m0017_fair_queue;
 
 /// The word in a change's name that tells a contracting one.
 const CONTRACT: &str = "_contract_";
@@ -71,6 +72,7 @@ impl MigratorTrait for Later {
             Box::new(m0014_host_changes::Migration),
             Box::new(m0015_pipeline_guards::Migration),
             Box::new(m0016_dead_letters::Migration),
+            Box::new(m0017_fair_queue::Migration),
         ]
     }
 

@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, Qu
 use super::deployments::{DeploymentRow, MAX_ATTEMPTS};
 use super::journal::Hold;
 use super::quota::{self, QuotaEnd};
-use super::{Store, StoreError, attempts, clock, dead_letters, events};
+use super::{Store, StoreError, attempts, clock, dead_letters, events, paces};
 use crate::domain::status::CancelReason;
 use crate::domain::{AttemptOutcome, Cause, DeadLetterClass, DeploymentId, Digest, Fault, OrgScope, Step};
 
@@ -267,6 +267,7 @@ async fn complete(
             .await?;
     }
     attempts::end(tx, &row.id, AttemptOutcome::Completed, None, now).await?;
+    paces::learn(tx, row).await?;
     skip_steps(tx, &row.id, now).await?;
     quota::end(tx, &row.id, QuotaEnd::Settled, now).await?;
     let data = serde_json::json!({ "progress": 100 });

@@ -1,37 +1,13 @@
-//! Which deployments are due and unrung, and remembering that one was rung.
+//! Remembering that a deployment was rung, and ringing again. Whose turn it is, `line` decides.
 
 use entity::deployment;
 use sea_orm::sea_query::{Expr, ExprTrait};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, IdenStatic, Iterable, QueryFilter, QueryOrder,
-    QuerySelect, Statement,
-};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::deployments::DeploymentRow;
 use super::{Store, StoreError};
 
 impl Store {
-    /// Queued rows that are due, not rung, and with nothing of their project and target running or
-    /// waiting before them; oldest first.
-    pub async fn ring_due(&self, limit: u64) -> Result<Vec<DeploymentRow>, StoreError> {
-        let now = self.now().await?;
-        // By name: a newer release may add a column while this one runs, and a statement that PostgreSQL
-        // has prepared may not change what it answers.
-        let columns: Vec<String> = deployment::Column::iter().map(|c| format!("d.{}", c.as_str())).collect();
-        let sql = format!(
-            "SELECT {} FROM deployment d WHERE d.status = 'queued' AND d.due_at <= $1 AND d.rung_at IS NULL \
-             AND NOT EXISTS (SELECT 1 FROM deployment o WHERE o.project_id = d.project_id AND o.target = d.target \
-             AND (o.status = 'in_progress' OR (o.status = 'queued' AND o.seq < d.seq))) \
-             ORDER BY d.due_at, d.created_at LIMIT $2",
-            columns.join(", ")
-        );
-        let backend = self.read.get_database_backend();
-        let sql = if backend == DbBackend::Sqlite { sql.replace("$1", "?").replace("$2", "?") } else { sql };
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let statement = Statement::from_sql_and_values(backend, sql, [now.into(), limit.into()]);
-        Ok(deployment::Entity::find().from_raw_sql(statement).all(&self.read).await?)
-    }
-
     /// Remembers that `ring` was published as message `sequence`.
     pub async fn ring_rung(&self, id: &str, ring: i64, sequence: i64) -> Result<(), StoreError> {
         let now = self.now().await?;
