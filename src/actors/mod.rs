@@ -13,6 +13,7 @@ mod fetches;
 mod leases;
 mod letter;
 mod origins;
+mod ringing;
 mod strays;
 mod supervisor;
 mod sweep;

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 
 use super::leases::end_leases;
-use super::letter::{Refused, job_of, keep};
+use super::letter::{Refused, keep};
 use super::strays::Strays;
-use super::{ActorParts, Child, ChildStopped, child_actor, watch};
+use super::{ActorParts, Child, ChildStopped, child_actor, ringing, watch};
 use crate::pipeline::{Pipeline, sweep_scratch};
-use crate::queue::{DeployJob, Ring, StoredMessage};
+use crate::queue::{DeployJob, StoredMessage};
 use crate::store::StoreError;
 use crate::store::journal::Hold;
 
@@ -54,9 +54,11 @@ async fn sweep(parts: &ActorParts) {
     let settings = &parts.pipeline.control.settings.sweep;
     let interval = Duration::from_millis(settings.interval_ms);
     let mut due = tokio::time::Instant::now();
+    let mut builder = ringing::Builder::new();
     while !parts.stopping.is_cancelled() {
         tokio::select! {
             () = parts.pipeline.control.doorbell.notified() => {}
+            () = builder.due(parts) => builder.report(parts).await,
             () = tokio::time::sleep_until(due) => {
                 let began = tokio::time::Instant::now();
                 end_leases(parts, settings.batch).await;
@@ -65,7 +67,7 @@ async fn sweep(parts: &ActorParts) {
             }
             () = parts.stopping.cancelled() => return,
         }
-        ring_due(parts, settings.batch).await;
+        ringing::ring_next(parts).await;
     }
 }
 
@@ -75,35 +77,6 @@ async fn next_look(parts: &ActorParts, interval: Duration) -> Duration {
         // A moment behind its end.
         Ok(Some(ms)) => Duration::from_millis(u64::try_from(ms).unwrap_or(0) + 5).min(interval),
         Ok(None) | Err(_) => interval,
-    }
-}
-
-/// Publishes a ring for every row that is due and unrung.
-async fn ring_due(parts: &ActorParts, batch: u64) {
-    let store = &parts.pipeline.control.store;
-    let due = match store.ring_due(batch).await {
-        Ok(due) => due,
-        Err(e) => return tracing::warn!(error = %e, "due deployments could not be read"),
-    };
-    for row in due {
-        let Some(job) = job_of(&row) else {
-            tracing::error!(deployment.id = %row.id, "a row can't be written as a job");
-            continue;
-        };
-        match parts.queue.ring(Ring::of_job(job)).await {
-            Ok(sequence) => {
-                let sequence = i64::try_from(sequence.0).unwrap_or(i64::MAX);
-                if let Err(e) = store.ring_rung(&row.id, row.ring, sequence).await {
-                    // It is rung again, under the same message id.
-                    tracing::warn!(deployment.id = %row.id, error = %e, "a ring was not remembered");
-                }
-            }
-            Err(e) => {
-                // The others would fare no better; the next tick tries again.
-                tracing::warn!(deployment.id = %row.id, error = %e, "the broker took no ring; the row stays due");
-                return;
-            }
-        }
     }
 }
 
@@ -202,6 +175,9 @@ async fn leftovers(parts: &ActorParts) {
     sweep_sandboxes(pipeline).await;
     if let Err(e) = sweep_scratch(pipeline).await {
         tracing::warn!(error = %e, "scratch folders could not be swept");
+    }
+    if let Err(e) = store.line_forget(pipeline.control.settings.queue.line_jobs).await {
+        tracing::warn!(error = %e, "spent grants could not be forgotten");
     }
     if let Err(e) = store.idempotency_forget().await {
         tracing::warn!(error = %e, "old idempotency keys could not be forgotten");

@@ -16,6 +16,7 @@ use crate::blobs::Blobs;
 use crate::config::{Environment, Settings};
 use crate::control::bootstrap::{bootstrap, development_secret, refuse_bootstrap};
 use crate::control::domains::Addresses;
+use crate::control::line::LineView;
 use crate::control::live::Routes;
 use crate::control::seal::Sealer;
 use crate::control::{Control, Running};
@@ -128,6 +129,7 @@ impl Parts {
             issuers,
             addresses,
             doorbell: Notify::new(),
+            line: LineView::default(),
             dns,
             hosts_changed: Notify::new(),
             running: Running::default(),

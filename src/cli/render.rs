@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::wire::{STEPS, StatusDocument};
+use super::wire::{QueueDocument, STEPS, StatusDocument};
 
 /// A result, on standard output. A reader that has gone away is no error: `libra logs ID | head`.
 pub fn line(text: &str) {
@@ -88,6 +88,13 @@ impl Progress {
             self.shown.clear();
         }
         self.attempt = document.attempt;
+        if let (View::Lines, Some(queue)) = (&self.view, &document.queue) {
+            // When it starts is news each time; what it waits for is not.
+            let words = QueueDocument { eta: None, ..queue.clone() }.words();
+            if self.shown.insert("queue".to_owned(), words.clone()).as_ref() != Some(&words) {
+                note(&format!("queue: {}", queue.words()));
+            }
+        }
         for (index, name) in STEPS.into_iter().enumerate() {
             let Some(step) = document.steps.get(name) else { continue };
             if step.status == "pending" || self.shown.get(name) == Some(&step.status) {
@@ -103,7 +110,9 @@ impl Progress {
         }
         if let View::Bars(bars) = &self.view {
             bars.total.set_position(document.progress.into());
-            bars.total.set_message(document.status.replace('_', " "));
+            let waits = document.queue.as_ref().map(|queue| format!(": {}", queue.words()));
+            let status = document.status.replace('_', " ");
+            bars.total.set_message(format!("{status}{}", waits.unwrap_or_default()));
         }
     }
 

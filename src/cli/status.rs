@@ -40,6 +40,7 @@ pub async fn run(args: &StatusArgs, session: &Session) -> Result<Outcome, CliErr
 
 fn describe(document: &StatusDocument) -> String {
     let mut lines = vec![format!("{}  {} %", document.status.replace('_', " "), document.progress)];
+    lines.extend(document.queue.as_ref().map(|queue| format!("  {}", queue.words())));
     for name in STEPS {
         if let Some(step) = document.steps.get(name) {
             let error = step.error.as_deref().map(|text| format!("  {text}")).unwrap_or_default();
@@ -56,6 +57,19 @@ fn describe(document: &StatusDocument) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queued_deployment_shows_what_it_waits_for() {
+        let document: StatusDocument = serde_json::from_str(
+            r#"{"deploymentId":"d1","status":"queued","progress":0,"timestamp":"t","logs":[],"steps":{},
+                "queue":{"position":3,"ahead":2,"reason":"slots_busy","eta":{"startsAt":"t2","earliest":"t1","latest":"t3"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            describe(&document),
+            "queued  0 %\n  2 ahead, every slot is taken; starts at about t2 (t1 to t3)"
+        );
+    }
 
     #[test]
     fn a_failed_deployment_shows_step_cause_and_hint() {

@@ -27,6 +27,22 @@ pub struct StatusDocument {
     pub url: Option<String>,
     pub preview_url: Option<String>,
     pub cause: Option<CauseDocument>,
+    pub queue: Option<QueueDocument>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct QueueDocument {
+    pub ahead: u32,
+    pub reason: Option<String>,
+    pub eta: Option<EtaDocument>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtaDocument {
+    pub starts_at: String,
+    pub earliest: String,
+    pub latest: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -58,6 +74,29 @@ pub struct DeploymentDetail {
 #[derive(Debug, Deserialize)]
 pub struct DetailedDeployment {
     pub cause: Option<CauseDocument>,
+}
+
+impl QueueDocument {
+    /// For people: how many are ahead, what it waits for, when it starts.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let reason = match self.reason.as_deref() {
+            None => return "about to start".to_owned(),
+            Some("slots_busy") => "every slot is taken",
+            Some("organization_limit") => "its organization runs as many as it may",
+            Some("project_busy") => "another deployment of its project runs",
+            Some("older_first") => "an older deployment of its project comes first",
+            Some("retry_wait") => "its next attempt is not due yet",
+            Some("no_builder") => "no server builds",
+            Some("broker_away") => "the broker is away",
+            // A newer server's.
+            Some(other) => other,
+        };
+        let ahead = if self.ahead == 0 { "next in line".to_owned() } else { format!("{} ahead", self.ahead) };
+        let eta = self.eta.as_ref();
+        let eta = eta.map(|e| format!("; starts at about {} ({} to {})", e.starts_at, e.earliest, e.latest));
+        format!("{ahead}, {reason}{}", eta.unwrap_or_default())
+    }
 }
 
 impl StatusDocument {

@@ -81,6 +81,9 @@ pub fn mistakes(s: &Settings) -> Vec<(String, String)> {
     for (holds, key, allowed) in dead_letters(&s.dead_letters) {
         demand(holds, key, allowed);
     }
+    for (holds, key, allowed) in queue(&s.queue) {
+        demand(holds, key, allowed);
+    }
     demand(
         s.toolchain.install_timeout_seconds < s.pipeline.sandbox_timeout_seconds,
         "toolchain.install_timeout_seconds",
@@ -187,6 +190,21 @@ fn dead_letters(desk: &super::DeadLetters) -> [(bool, &'static str, &'static str
             "dead_letters.original_bytes",
             "must be 1024 to 1048576",
         ),
+    ]
+}
+
+/// A builder must be able to miss a report, and a grant to be claimed in its time.
+fn queue(queue: &super::Queue) -> [(bool, &'static str, &'static str); 5] {
+    [
+        (queue.heartbeat_seconds >= 1, "queue.heartbeat_seconds", "must be at least 1"),
+        (
+            queue.silent_seconds >= queue.heartbeat_seconds * 2,
+            "queue.silent_seconds",
+            "must be at least twice queue.heartbeat_seconds",
+        ),
+        ((1..=60).contains(&queue.grant_seconds), "queue.grant_seconds", "must be 1 to 60"),
+        ((100..=100_000).contains(&queue.line_jobs), "queue.line_jobs", "must be 100 to 100000"),
+        ((50..=10_000).contains(&queue.look_ms), "queue.look_ms", "must be 50 to 10000"),
     ]
 }
 

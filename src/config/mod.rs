@@ -63,6 +63,7 @@ pub struct Settings {
     pub sources: Sources,
     pub quota: Quota,
     pub dead_letters: DeadLetters,
+    pub queue: Queue,
     pub pipeline: Pipeline,
     pub sandbox: crate::sandbox::Settings,
     pub toolchain: crate::toolchain::Settings,
@@ -220,6 +221,19 @@ pub struct DeadLetters {
     pub env_kept_days: u64,
     pub invalid_per_organization: u64,
     pub original_bytes: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    pub organization_running: u32,
+    pub project_running: u32,
+    pub preview_age_seconds: u64,
+    pub heartbeat_seconds: u64,
+    pub silent_seconds: u64,
+    pub grant_seconds: u64,
+    pub line_jobs: u64,
+    pub look_ms: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod domain_claims;
 pub mod domains;
 pub mod error;
+pub mod line;
 pub mod live;
 pub mod projects;
 pub mod seal;
@@ -46,6 +47,8 @@ pub struct Control {
     pub addresses: domains::Addresses,
     /// Pulled whenever a row may have become due: the sweep rings at once instead of at its next tick.
     pub doorbell: Notify,
+    /// Where queued deployments stand.
+    pub line: line::LineView,
     pub dns: Dns,
     /// Pulled whenever another set of custom domains may be served.
     pub hosts_changed: Notify,

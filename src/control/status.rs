@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::line::QueuePlace;
 use super::{Control, ControlError};
 use crate::domain::source::Recognised;
 use crate::domain::status::CancelReason;
@@ -72,6 +73,9 @@ pub struct StatusDocument {
     pub preview_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// While it is queued: where it stands in line and what it waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueuePlace>,
 }
 
 impl Control {
@@ -84,7 +88,9 @@ impl Control {
         let logs = self.store.event_newest(&row.id, LOG_LINES).await?;
         let project = self.store.project_of_deployment(&row.org_id, &row.project_id).await?;
         let worker = project.map(|p| p.worker_name).unwrap_or_default();
-        Ok(self.document(row, steps, logs.into_iter().map(|e| e.message).collect(), &worker))
+        let queue = self.queue_place(&row).await;
+        let document = self.document(row, steps, logs.into_iter().map(|e| e.message).collect(), &worker);
+        Ok(StatusDocument { queue, ..document })
     }
 
     /// What the deployment's source was taken for; the sandbox step journals it.
@@ -123,6 +129,7 @@ impl Control {
             cancel_requested: row.cancel_requested_at.map(|_| true),
             cancel_reason: row.cancel_reason.as_deref().and_then(CancelReason::parse),
             cause: cause.map(|c| c.public()),
+            queue: None,
             deployment_id: row.id,
             status,
         }

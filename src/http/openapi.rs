@@ -62,6 +62,8 @@ use dispatch::Dispatch;
         api::domains::get,
         api::domains::verify,
         api::domains::remove,
+        api::organizations::get,
+        api::organizations::put,
         health::info,
         health::health,
         health::detailed,
@@ -82,6 +84,7 @@ use dispatch::Dispatch;
         (name = "dispatch", description = "Workers by path and query of the platform's own host"),
         (name = "projects", description = "Projects and their stored source"),
         (name = "domains", description = "Custom domains: claim, prove, remove"),
+        (name = "organizations", description = "What operators set of organizations"),
         (name = "service", description = "Information, health, documentation")
     )
 )]

@@ -212,7 +212,8 @@ async fn running(
     let mut running = Vec::with_capacity(rows.len());
     for (id, org, project, target, owner, until) in rows {
         // Slots of a builder that is gone, or of a release that reports none, are not counted either.
-        let counted = owner.as_deref().and_then(|o| o.rsplit_once('/')).is_some_and(|(node, _)| builders.contains_key(node));
+        let node = owner.as_deref().and_then(|owner| owner.split('/').next());
+        let counted = node.is_some_and(|node| builders.contains_key(node));
         let holds_slot = counted && until.is_some_and(|until| until > now);
         ids.push(id);
         running.push(Running { org, project, target: target_of(&target)?, holds_slot });

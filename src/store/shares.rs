@@ -7,6 +7,11 @@ use sea_orm::{ActiveValue::Set, EntityTrait};
 use super::{Store, StoreError};
 use crate::domain::OrgId;
 
+/// Largest weight; the schema has the same.
+pub const MOST_WEIGHT: i32 = 100;
+/// Largest limit: more than any installation has slots.
+pub const MOST_RUNNING: i32 = 10_000;
+
 /// An organization's share; limits that are not set are those of the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShareSet {

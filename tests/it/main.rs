@@ -54,6 +54,7 @@ mod domain_claims;
 mod domains;
 mod draining;
 mod egress;
+mod fair_queue;
 mod front_door;
 mod idempotency;
 mod kept_certificates;

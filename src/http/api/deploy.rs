@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 
 use super::{deploy_body, deploy_schema};
+use crate::control::line::QueuePlace;
 use crate::domain::{DeploymentStatus, Scope, time};
 use crate::http::FrontDoor;
 use crate::http::auth::Caller;
@@ -32,6 +33,9 @@ pub struct DeployAnswer {
     pub message: &'static str,
     pub timestamp: String,
     pub urls: DeployUrls,
+    /// Where it stands in line; absent once it does not wait any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueuePlace>,
 }
 
 /// Deploy a project.
@@ -55,6 +59,7 @@ pub async fn post(
     let project = door.control.store.project_of_deployment(&row.org_id, &row.project_id).await;
     let worker =
         project.map_err(crate::control::ControlError::from)?.map(|p| p.worker_name).unwrap_or_default();
+    let queue = door.control.queue_join(&row).await;
     let base = door.control.addresses.platform();
     let status_path = format!("/deploy-status?id={}", row.id);
     Ok(HttpResponse::Accepted().insert_header((header::LOCATION, status_path.clone())).json(DeployAnswer {
@@ -62,6 +67,7 @@ pub async fn post(
         status: DeploymentStatus::parse(&row.status).unwrap_or(DeploymentStatus::Queued),
         message: "Deployment queued successfully",
         timestamp: time::rfc3339(row.created_at),
+        queue,
         urls: DeployUrls {
             status: format!("{base}{status_path}"),
             logs: format!("{base}/api/v1/deployments/{}/logs", row.id),

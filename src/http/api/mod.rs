@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod domains;
 pub mod files;
 pub mod live;
+pub mod organizations;
 pub mod page;
 pub mod projects;
 pub mod routes;
@@ -68,6 +69,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/domains",
     "/api/v1/domains/{id}",
     "/api/v1/domains/{id}/verify",
+    "/api/v1/organizations/{id}/queue",
 ];
 
 /// What `GET /` lists.
@@ -123,6 +125,8 @@ pub const ENDPOINTS: &[&str] = &[
     "GET /api/v1/domains/{id}",
     "DELETE /api/v1/domains/{id}",
     "POST /api/v1/domains/{id}/verify",
+    "GET /api/v1/organizations/{id}/queue",
+    "PUT /api/v1/organizations/{id}/queue",
 ];
 
 /// The control surface's routes.
@@ -174,7 +178,11 @@ pub fn routes(config: &mut ServiceConfig) {
             "/api/v1/domains/{id}",
             vec![(Method::GET, read().to(domains::get)), (Method::DELETE, delete().to(domains::remove))],
         ))
-        .service(resource("/api/v1/domains/{id}/verify", vec![(Method::POST, post().to(domains::verify))]));
+        .service(resource("/api/v1/domains/{id}/verify", vec![(Method::POST, post().to(domains::verify))]))
+        .service(resource(
+            "/api/v1/organizations/{id}/queue",
+            vec![(Method::GET, read().to(organizations::get)), (Method::PUT, put().to(organizations::put))],
+        ));
 }
 
 fn live_routes(config: &mut ServiceConfig) {

@@ -1,0 +1,316 @@
+//! Where queued deployments stand in line, from a look that is at most `queue.look_ms` old: one look serves
+//! everybody who asks meanwhile, and recording a deployment never makes one of its own.
+//! It tells nothing of other organizations but how many deployments are ahead.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::error::FieldProblem;
+use super::{Control, ControlError};
+use crate::domain::pace::{Estimate, Paced, start_times};
+use crate::domain::schedule::{Line, Place, Plan, Share, Stage, WaitReason, plan};
+use crate::domain::time::rfc3339;
+use crate::domain::{OrgId, Principal, Target};
+use crate::store::deployments::DeploymentRow;
+use crate::store::line::{LineRules, Look, Seen};
+use crate::store::paces::Paces;
+use crate::store::shares::ShareSet;
+
+/// When a queued deployment is expected to start, from how long deployments took: most probably between
+/// `earliest` and `latest`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = QueueEta)]
+pub struct Eta {
+    pub starts_at: String,
+    pub earliest: String,
+    pub latest: String,
+}
+
+/// Where a queued deployment stands in line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = QueuePlace)]
+pub struct QueuePlace {
+    /// 1 is next.
+    #[schema(minimum = 1)]
+    pub position: u32,
+    /// Queued deployments that are expected to start before it.
+    pub ahead: u32,
+    /// What it waits for; absent: nothing, it is about to start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<WaitReason>,
+    /// Absent while nothing is known of how long deployments take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta: Option<Eta>,
+}
+
+/// What was seen of the line last.
+#[derive(Debug, Default)]
+pub struct LineView {
+    seen: Mutex<Option<Arc<View>>>,
+    looking: tokio::sync::Mutex<()>,
+    broker_away: AtomicBool,
+}
+
+/// One look, worked out.
+#[derive(Debug)]
+struct View {
+    taken: Instant,
+    line: Line,
+    places: HashMap<String, (Place, Option<Estimate>)>,
+    /// When whoever is the n-th of those that wait starts; the last one stands for the end of the line.
+    starts: Vec<Estimate>,
+    free: u32,
+    /// How many of each organization wait, and those of them that count as production.
+    waiting: HashMap<String, (u32, u32)>,
+    busy: HashSet<(String, Target)>,
+    /// What was recorded since, of each organization.
+    since: Mutex<HashMap<String, u32>>,
+}
+
+impl Control {
+    /// What looks at the line go by.
+    #[must_use]
+    pub fn line_rules(&self) -> LineRules {
+        let queue = &self.settings.queue;
+        let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let limit = |set: u32| Some(set).filter(|n| *n > 0);
+        LineRules {
+            silent_ms: ms(queue.silent_seconds),
+            grant_ms: ms(queue.grant_seconds),
+            preview_age_ms: ms(queue.preview_age_seconds),
+            jobs: queue.line_jobs,
+            share: Share {
+                running_limit: limit(queue.organization_running),
+                project_limit: limit(queue.project_running),
+                ..Share::default()
+            },
+            broker_away: self.line.broker_away.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether rings can be published at all; whoever publishes them knows.
+    pub fn line_note_broker(&self, is_away: bool) {
+        self.line.broker_away.store(is_away, Ordering::Relaxed);
+    }
+
+    /// Where a queued deployment stands; nothing for one that does not wait, or while the database is away.
+    pub async fn queue_place(&self, row: &DeploymentRow) -> Option<QueuePlace> {
+        if row.status != "queued" {
+            return None;
+        }
+        let view = self.line_view().await?;
+        let known = view.places.get(&row.id).map(|(place, estimate)| view.shown(place.ahead, place.reason, *estimate));
+        Some(known.unwrap_or_else(|| view.newcomer(row, 0)))
+    }
+
+    /// Where a deployment stands that was recorded a moment ago.
+    pub async fn queue_join(&self, row: &DeploymentRow) -> Option<QueuePlace> {
+        if row.status != "queued" {
+            return None;
+        }
+        let view = self.line_view().await?;
+        if view.places.contains_key(&row.id) {
+            return self.queue_place(row).await;
+        }
+        let mut since = view.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let before: u32 = since.values().sum();
+        *since.entry(row.org_id.clone()).or_default() += 1;
+        drop(since);
+        Some(view.newcomer(row, before))
+    }
+
+    /// The last look, or a new one. Whoever finds somebody else looking takes the last one.
+    async fn line_view(&self) -> Option<Arc<View>> {
+        let last = self.line.last();
+        let most = Duration::from_millis(self.settings.queue.look_ms);
+        if last.as_ref().is_some_and(|view| view.taken.elapsed() < most) {
+            return last;
+        }
+        let _looking = match (self.line.looking.try_lock(), &last) {
+            (Ok(looking), _) => looking,
+            (Err(_), Some(_)) => return last,
+            (Err(_), None) => self.line.looking.lock().await,
+        };
+        // Somebody else may have looked while this one waited.
+        let last = self.line.last();
+        if last.as_ref().is_some_and(|view| view.taken.elapsed() < most) {
+            return last;
+        }
+        match self.line_look().await {
+            Ok(view) => {
+                let view = Arc::new(view);
+                *self.line.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&view));
+                Some(view)
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the line could not be looked at");
+                None
+            }
+        }
+    }
+
+    async fn line_look(&self) -> Result<View, ControlError> {
+        let taken = Instant::now();
+        let seen = self.store.line_read(&self.line_rules(), Look::Whole).await?;
+        let seen = seen.ok_or(ControlError::Conflict("The line was not looked at."))?;
+        let jobs = seen.line.jobs.iter().map(|j| j.project.as_str());
+        let projects: HashSet<&str> = jobs.chain(seen.line.running.iter().map(|r| r.project.as_str())).collect();
+        let paces = self.store.pace_read(projects.into_iter().map(str::to_owned).collect()).await?;
+        Ok(View::of(taken, seen, &paces))
+    }
+
+    /// An organization's share of the queue.
+    ///
+    /// # Errors
+    /// If the caller is no operator, or there is no such organization.
+    pub async fn share_get(&self, who: &Principal, org: &OrgId) -> Result<ShareSet, ControlError> {
+        self.may_share(who, org).await?;
+        Ok(self.store.share_get(org).await?)
+    }
+
+    /// Sets an organization's share; it counts from the next slot on.
+    ///
+    /// # Errors
+    /// As `share_get`.
+    pub async fn share_set(&self, who: &Principal, org: &OrgId, share: ShareSet) -> Result<ShareSet, ControlError> {
+        self.may_share(who, org).await?;
+        self.store.share_set(org, share).await?;
+        tracing::info!(org.id = %org, user.id = %who.user_id, ?share, "an organization's share of the queue was set");
+        self.doorbell.notify_one();
+        Ok(share)
+    }
+
+    async fn may_share(&self, who: &Principal, org: &OrgId) -> Result<(), ControlError> {
+        if !who.admin {
+            return Err(ControlError::Forbidden("Only an operator sets shares; use a token made with --admin."));
+        }
+        if self.store.organization_exists(org).await? {
+            return Ok(());
+        }
+        Err(ControlError::Invalid(vec![FieldProblem::new("id", "is no organization's")]))
+    }
+}
+
+impl LineView {
+    fn last(&self) -> Option<Arc<View>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl View {
+    fn of(taken: Instant, seen: Seen, paces: &Paces) -> Self {
+        let plan = plan(&seen.line);
+        let starts = estimates(&seen, &plan, paces);
+        let line = seen.line;
+        let mut view = Self {
+            taken,
+            places: HashMap::with_capacity(plan.places.len()),
+            free: plan.free,
+            waiting: HashMap::new(),
+            busy: line.running.iter().map(|r| (r.project.clone(), r.target)).collect(),
+            since: Mutex::default(),
+            starts,
+            line,
+        };
+        for place in plan.places {
+            let job = &view.line.jobs[place.job];
+            if place.reason.is_some() {
+                let aged = view.line.now - job.due_at >= view.line.preview_age_ms;
+                let (all, first) = view.waiting.entry(job.org.clone()).or_default();
+                *all += 1;
+                *first += u32::from(job.target == Target::Production || aged);
+            } else {
+                view.busy.insert((job.project.clone(), job.target));
+            }
+            let estimate = place.reason.and_then(|_| view.starts.get(place.ahead as usize)).copied();
+            view.places.insert(job.id.clone(), (place, estimate));
+        }
+        view
+    }
+
+    /// The place of a deployment that was not there when this was seen, with `before` others since.
+    fn newcomer(&self, row: &DeploymentRow, before: u32) -> QueuePlace {
+        let target = Target::parse(&row.target).unwrap_or(Target::Production);
+        let is_busy = self.busy.contains(&(row.project_id.clone(), target));
+        let is_full = self.share(&row.org_id).running_limit.is_some_and(|limit| self.running(&row.org_id) >= limit);
+        let reason = match self.line {
+            Line { now, .. } if row.due_at > now.saturating_add(1_000) => WaitReason::RetryWait,
+            _ if is_busy => WaitReason::ProjectBusy,
+            _ if is_full => WaitReason::OrganizationLimit,
+            Line { slots: 0, .. } => WaitReason::NoBuilder,
+            Line { broker_away: true, .. } => WaitReason::BrokerAway,
+            _ if self.free > before => return self.shown(0, None, None),
+            _ => WaitReason::SlotsBusy,
+        };
+        let ahead = self.ahead_of(&row.org_id, target);
+        let estimate = self.starts.get(ahead as usize).or(self.starts.last()).copied();
+        self.shown(ahead, Some(reason), estimate)
+    }
+
+    /// By the round: what its own organization has before it, and as many turns of each other one.
+    fn ahead_of(&self, org: &str, target: Target) -> u32 {
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waiting = |org: &str| self.waiting.get(org).copied().unwrap_or_default();
+        let (all, first) = waiting(org);
+        // The newest of them is itself, where it was counted.
+        let newer = since.get(org).copied().unwrap_or(0).saturating_sub(1);
+        let own = newer + if target == Target::Preview { all } else { first };
+        let turns = (own + 1).div_ceil(self.share(org).weight.max(1));
+        let mut others: HashSet<&str> = self.waiting.keys().map(String::as_str).collect();
+        others.extend(since.keys().map(String::as_str));
+        let others = others.into_iter().filter(|other| *other != org).map(|other| {
+            let there = waiting(other).0 + since.get(other).copied().unwrap_or(0);
+            there.min(turns.saturating_mul(self.share(other).weight))
+        });
+        own + others.sum::<u32>()
+    }
+
+    fn share(&self, org: &str) -> &Share {
+        self.line.shares.get(org).unwrap_or(&self.line.share)
+    }
+
+    fn running(&self, org: &str) -> u32 {
+        let granted = self.line.jobs.iter().filter(|j| j.stage == Stage::Granted && j.org == org).count();
+        let running = self.line.running.iter().filter(|r| r.org == org).count();
+        u32::try_from(granted + running).unwrap_or(u32::MAX)
+    }
+
+    fn shown(&self, ahead: u32, reason: Option<WaitReason>, estimate: Option<Estimate>) -> QueuePlace {
+        let eta = estimate.map(|e| Eta {
+            starts_at: rfc3339(self.line.now + e.in_ms),
+            earliest: rfc3339(self.line.now + e.earliest_ms),
+            latest: rfc3339(self.line.now + e.latest_ms),
+        });
+        QueuePlace { position: ahead + 1, ahead, reason, eta }
+    }
+}
+
+/// When each of those that wait starts, in their order, and one more behind them. Empty while nothing is
+/// known of how long deployments take.
+fn estimates(seen: &Seen, plan: &Plan, paces: &Paces) -> Vec<Estimate> {
+    let line = &seen.line;
+    let mut running = Vec::new();
+    let mut waiting = Vec::new();
+    for (one, began) in line.running.iter().zip(&seen.began).filter(|(one, _)| one.holds_slot) {
+        let Some(pace) = paces.of(&one.project, one.target) else { return Vec::new() };
+        let ms = began.map_or(0, |began| line.now - began);
+        running.push(Paced { project: &one.project, target: one.target, pace, ms });
+    }
+    for place in &plan.places {
+        let job = &line.jobs[place.job];
+        let Some(pace) = paces.of(&job.project, job.target) else { return Vec::new() };
+        let of = |ms| Paced { project: &job.project, target: job.target, pace, ms };
+        match place.reason {
+            None => running.push(of(0)),
+            Some(_) => waiting.push(of((job.due_at - line.now).max(0))),
+        }
+    }
+    let Some(pace) = paces.of("", Target::Production) else { return Vec::new() };
+    waiting.push(Paced { project: "", target: Target::Production, pace, ms: 0 });
+    start_times(line.slots, &running, &waiting)
+}
