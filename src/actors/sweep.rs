@@ -176,7 +176,7 @@ async fn leftovers(parts: &ActorParts) {
     if let Err(e) = sweep_scratch(pipeline).await {
         tracing::warn!(error = %e, "scratch folders could not be swept");
     }
-    if let Err(e) = store.line_forget(pipeline.control.settings.queue.line_jobs).await {
+    if let Err(e) = store.line_forget().await {
         tracing::warn!(error = %e, "spent grants could not be forgotten");
     }
     if let Err(e) = store.idempotency_forget().await {

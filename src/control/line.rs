@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::error::FieldProblem;
 use super::{Control, ControlError};
 use crate::domain::pace::{Estimate, Paced, start_times};
-use crate::domain::schedule::{Line, Place, Plan, Share, Stage, WaitReason, plan};
+use crate::domain::schedule::{Line, Place, Plan, Share, WaitReason, plan};
 use crate::domain::time::rfc3339;
 use crate::domain::{OrgId, Principal, Target};
 use crate::store::deployments::DeploymentRow;
@@ -65,11 +65,22 @@ struct View {
     /// When whoever is the n-th of those that wait starts; the last one stands for the end of the line.
     starts: Vec<Estimate>,
     free: u32,
-    /// How many of each organization wait, and those of them that count as production.
-    waiting: HashMap<String, (u32, u32)>,
+    waiting: HashMap<String, Waiting>,
+    /// How many of each organization run or are about to.
+    running: HashMap<String, u32>,
     busy: HashSet<(String, Target)>,
     /// What was recorded since, of each organization.
     since: Mutex<HashMap<String, u32>>,
+}
+
+/// What waits of one organization.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    all: u32,
+    /// Those that count as production.
+    first: u32,
+    /// How many are ahead of its next one: its place in the round.
+    place: u32,
 }
 
 impl Control {
@@ -104,8 +115,11 @@ impl Control {
             return None;
         }
         let view = self.line_view().await?;
-        let known = view.places.get(&row.id).map(|(place, estimate)| view.shown(place.ahead, place.reason, *estimate));
-        Some(known.unwrap_or_else(|| view.newcomer(row, 0)))
+        let known = view
+            .places
+            .get(&row.id)
+            .map(|(place, estimate)| view.shown(place.ahead, place.reason, *estimate));
+        Some(known.unwrap_or_else(|| view.newcomer(&Newcomer::of(row), 0)))
     }
 
     /// Where a deployment stands that was recorded a moment ago.
@@ -121,7 +135,7 @@ impl Control {
         let before: u32 = since.values().sum();
         *since.entry(row.org_id.clone()).or_default() += 1;
         drop(since);
-        Some(view.newcomer(row, before))
+        Some(view.newcomer(&Newcomer::of(row), before))
     }
 
     /// The last look, or a new one. Whoever finds somebody else looking takes the last one.
@@ -159,9 +173,11 @@ impl Control {
         let seen = self.store.line_read(&self.line_rules(), Look::Whole).await?;
         let seen = seen.ok_or(ControlError::Conflict("The line was not looked at."))?;
         let jobs = seen.line.jobs.iter().map(|j| j.project.as_str());
-        let projects: HashSet<&str> = jobs.chain(seen.line.running.iter().map(|r| r.project.as_str())).collect();
+        let projects: HashSet<&str> =
+            jobs.chain(seen.line.running.iter().map(|r| r.project.as_str())).collect();
         let paces = self.store.pace_read(projects.into_iter().map(str::to_owned).collect()).await?;
-        Ok(View::of(taken, seen, &paces))
+        let Seen { line, began, .. } = seen;
+        Ok(View::of(taken, line, &began, &paces))
     }
 
     /// An organization's share of the queue.
@@ -177,7 +193,12 @@ impl Control {
     ///
     /// # Errors
     /// As `share_get`.
-    pub async fn share_set(&self, who: &Principal, org: &OrgId, share: ShareSet) -> Result<ShareSet, ControlError> {
+    pub async fn share_set(
+        &self,
+        who: &Principal,
+        org: &OrgId,
+        share: ShareSet,
+    ) -> Result<ShareSet, ControlError> {
         self.may_share(who, org).await?;
         self.store.share_set(org, share).await?;
         tracing::info!(org.id = %org, user.id = %who.user_id, ?share, "an organization's share of the queue was set");
@@ -187,12 +208,29 @@ impl Control {
 
     async fn may_share(&self, who: &Principal, org: &OrgId) -> Result<(), ControlError> {
         if !who.admin {
-            return Err(ControlError::Forbidden("Only an operator sets shares; use a token made with --admin."));
+            return Err(ControlError::Forbidden(
+                "Only an operator sets shares; use a token made with --admin.",
+            ));
         }
         if self.store.organization_exists(org).await? {
             return Ok(());
         }
         Err(ControlError::Invalid(vec![FieldProblem::new("id", "is no organization's")]))
+    }
+}
+
+/// A deployment that was not there at the last look.
+struct Newcomer<'a> {
+    org: &'a str,
+    project: &'a str,
+    target: Target,
+    due_at: i64,
+}
+
+impl<'a> Newcomer<'a> {
+    fn of(row: &'a DeploymentRow) -> Self {
+        let target = Target::parse(&row.target).unwrap_or(Target::Production);
+        Self { org: &row.org_id, project: &row.project_id, target, due_at: row.due_at }
     }
 }
 
@@ -203,28 +241,32 @@ impl LineView {
 }
 
 impl View {
-    fn of(taken: Instant, seen: Seen, paces: &Paces) -> Self {
-        let plan = plan(&seen.line);
-        let starts = estimates(&seen, &plan, paces);
-        let line = seen.line;
+    fn of(taken: Instant, line: Line, began: &[Option<i64>], paces: &Paces) -> Self {
+        let plan = plan(&line);
         let mut view = Self {
             taken,
             places: HashMap::with_capacity(plan.places.len()),
+            starts: estimates(&line, began, &plan, paces),
             free: plan.free,
             waiting: HashMap::new(),
+            running: HashMap::new(),
             busy: line.running.iter().map(|r| (r.project.clone(), r.target)).collect(),
             since: Mutex::default(),
-            starts,
             line,
         };
+        for one in &view.line.running {
+            *view.running.entry(one.org.clone()).or_default() += 1;
+        }
         for place in plan.places {
             let job = &view.line.jobs[place.job];
             if place.reason.is_some() {
                 let aged = view.line.now - job.due_at >= view.line.preview_age_ms;
-                let (all, first) = view.waiting.entry(job.org.clone()).or_default();
-                *all += 1;
-                *first += u32::from(job.target == Target::Production || aged);
+                let waiting = Waiting { all: 0, first: 0, place: place.ahead };
+                let waiting = view.waiting.entry(job.org.clone()).or_insert(waiting);
+                waiting.all += 1;
+                waiting.first += u32::from(job.target == Target::Production || aged);
             } else {
+                *view.running.entry(job.org.clone()).or_default() += 1;
                 view.busy.insert((job.project.clone(), job.target));
             }
             let estimate = place.reason.and_then(|_| view.starts.get(place.ahead as usize)).copied();
@@ -234,12 +276,12 @@ impl View {
     }
 
     /// The place of a deployment that was not there when this was seen, with `before` others since.
-    fn newcomer(&self, row: &DeploymentRow, before: u32) -> QueuePlace {
-        let target = Target::parse(&row.target).unwrap_or(Target::Production);
-        let is_busy = self.busy.contains(&(row.project_id.clone(), target));
-        let is_full = self.share(&row.org_id).running_limit.is_some_and(|limit| self.running(&row.org_id) >= limit);
+    fn newcomer(&self, new: &Newcomer<'_>, before: u32) -> QueuePlace {
+        let is_busy = self.busy.contains(&(new.project.to_owned(), new.target));
+        let running = self.running.get(new.org).copied().unwrap_or(0);
+        let is_full = self.share(new.org).running_limit.is_some_and(|limit| running >= limit);
         let reason = match self.line {
-            Line { now, .. } if row.due_at > now.saturating_add(1_000) => WaitReason::RetryWait,
+            Line { now, .. } if new.due_at > now.saturating_add(1_000) => WaitReason::RetryWait,
             _ if is_busy => WaitReason::ProjectBusy,
             _ if is_full => WaitReason::OrganizationLimit,
             Line { slots: 0, .. } => WaitReason::NoBuilder,
@@ -247,37 +289,31 @@ impl View {
             _ if self.free > before => return self.shown(0, None, None),
             _ => WaitReason::SlotsBusy,
         };
-        let ahead = self.ahead_of(&row.org_id, target);
+        let ahead = self.ahead_of(new.org, new.target);
         let estimate = self.starts.get(ahead as usize).or(self.starts.last()).copied();
         self.shown(ahead, Some(reason), estimate)
     }
 
     /// By the round: what its own organization has before it, and as many turns of each other one.
     fn ahead_of(&self, org: &str, target: Target) -> u32 {
-        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let waiting = |org: &str| self.waiting.get(org).copied().unwrap_or_default();
-        let (all, first) = waiting(org);
-        // The newest of them is itself, where it was counted.
-        let newer = since.get(org).copied().unwrap_or(0).saturating_sub(1);
-        let own = newer + if target == Target::Preview { all } else { first };
-        let turns = (own + 1).div_ceil(self.share(org).weight.max(1));
-        let mut others: HashSet<&str> = self.waiting.keys().map(String::as_str).collect();
-        others.extend(since.keys().map(String::as_str));
-        let others = others.into_iter().filter(|other| *other != org).map(|other| {
-            let there = waiting(other).0 + since.get(other).copied().unwrap_or(0);
-            there.min(turns.saturating_mul(self.share(other).weight))
+        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = |org: &str| since.get(org).copied().unwrap_or(0);
+        let own = self.waiting.get(org);
+        let there = own.map_or(0, |w| if target == Target::Preview { w.all } else { w.first });
+        // The newest of those since is itself, where it was counted.
+        let there = there + since(org).saturating_sub(1);
+        let turns = (there + 1).div_ceil(self.share(org).weight.max(1));
+        let others = self.waiting.iter().filter(|(other, _)| *other != org).map(|(other, waiting)| {
+            // Who is behind it in the round has one turn less.
+            let is_behind = own.is_some_and(|own| own.place < waiting.place);
+            let turns = turns - u32::from(is_behind);
+            (waiting.all + since(other)).min(turns.saturating_mul(self.share(other).weight))
         });
-        own + others.sum::<u32>()
+        there + others.sum::<u32>()
     }
 
     fn share(&self, org: &str) -> &Share {
         self.line.shares.get(org).unwrap_or(&self.line.share)
-    }
-
-    fn running(&self, org: &str) -> u32 {
-        let granted = self.line.jobs.iter().filter(|j| j.stage == Stage::Granted && j.org == org).count();
-        let running = self.line.running.iter().filter(|r| r.org == org).count();
-        u32::try_from(granted + running).unwrap_or(u32::MAX)
     }
 
     fn shown(&self, ahead: u32, reason: Option<WaitReason>, estimate: Option<Estimate>) -> QueuePlace {
@@ -292,11 +328,10 @@ impl View {
 
 /// When each of those that wait starts, in their order, and one more behind them. Empty while nothing is
 /// known of how long deployments take.
-fn estimates(seen: &Seen, plan: &Plan, paces: &Paces) -> Vec<Estimate> {
-    let line = &seen.line;
+fn estimates(line: &Line, began: &[Option<i64>], plan: &Plan, paces: &Paces) -> Vec<Estimate> {
     let mut running = Vec::new();
     let mut waiting = Vec::new();
-    for (one, began) in line.running.iter().zip(&seen.began).filter(|(one, _)| one.holds_slot) {
+    for (one, began) in line.running.iter().zip(began).filter(|(one, _)| one.holds_slot) {
         let Some(pace) = paces.of(&one.project, one.target) else { return Vec::new() };
         let ms = began.map_or(0, |began| line.now - began);
         running.push(Paced { project: &one.project, target: one.target, pace, ms });
@@ -313,4 +348,61 @@ fn estimates(seen: &Seen, plan: &Plan, paces: &Paces) -> Vec<Estimate> {
     let Some(pace) = paces.of("", Target::Production) else { return Vec::new() };
     waiting.push(Paced { project: "", target: Target::Production, pace, ms: 0 });
     start_times(line.slots, &running, &waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::schedule::{Job, Stage};
+
+    fn line(jobs: Vec<(u8, bool, i64)>, turns: Vec<i64>) -> Line {
+        let mut line = Line { now: 1_000, slots: 1, preview_age_ms: 400, ..Line::default() };
+        line.broker_away = true;
+        for (seq, (org, preview, due_at)) in (0..).zip(jobs) {
+            let target = if preview { Target::Preview } else { Target::Production };
+            let (id, org, project) = (format!("j{seq}"), format!("o{org}"), format!("p{seq}"));
+            line.jobs.push(Job { id, org, project, target, seq, due_at, stage: Stage::Waiting });
+        }
+        for (org, turn) in turns.into_iter().enumerate() {
+            line.shares.insert(format!("o{org}"), Share { turn, ..Share::default() });
+        }
+        line
+    }
+
+    fn view(line: Line) -> View {
+        View::of(Instant::now(), line, &[], &Paces::default())
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_recorded_between_two_looks_is_told_what_the_next_one_shows(
+            jobs in proptest::collection::vec((0..5_u8, any::<bool>(), 0..1_000_i64), 0..30),
+            turns in proptest::collection::vec(0..900_000_i64, 6),
+            org in 0..6_u8,
+            preview in any::<bool>(),
+        ) {
+            let target = if preview { Target::Preview } else { Target::Production };
+            let before = view(line(jobs.clone(), turns.clone()));
+            let org_id = format!("o{org}");
+            let new = Newcomer { org: &org_id, project: "new", target, due_at: 1_000 };
+            let told = before.newcomer(&new, 0);
+            let next = view(line([jobs, vec![(org, preview, 1_000)]].concat(), turns));
+            let (place, _) = next.places[&format!("j{}", next.line.jobs.len() - 1)];
+            prop_assert_eq!((told.ahead, told.reason), (place.ahead, place.reason));
+        }
+    }
+
+    #[test]
+    fn those_recorded_since_the_last_look_are_behind_each_other() {
+        let view = view(line(vec![(0, false, 1)], Vec::new()));
+        let new = Newcomer { org: "o1", project: "new", target: Target::Production, due_at: 1_000 };
+        let mut ahead = Vec::new();
+        for count in 1..=3 {
+            view.since.lock().unwrap().insert("o1".into(), count);
+            ahead.push(view.newcomer(&new, count - 1).ahead);
+        }
+        assert_eq!(ahead, [1, 2, 3]);
+    }
 }

@@ -182,10 +182,8 @@ fn waiting_order(line: &Line, granted: &HashSet<usize>, mut round: Round<'_>) ->
     while let Some(job) = round.next(|_| true) {
         order.push(job);
     }
-    let mut later: Vec<usize> = later
-        .into_iter()
-        .filter(|j| !matches!(line.jobs[*j].stage, Stage::Granted))
-        .collect();
+    let mut later: Vec<usize> =
+        later.into_iter().filter(|j| !matches!(line.jobs[*j].stage, Stage::Granted)).collect();
     later.sort_by_key(|j| (line.jobs[*j].due_at, line.jobs[*j].seq, *j));
     order.extend(later);
     order

@@ -10,6 +10,7 @@ use entity::{builder_node, deployment, deployment_step, org_queue, queue_grant, 
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait,
 };
 
 use super::deployments::DeploymentRow;
@@ -107,32 +108,15 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets grants of deployments that do not wait any more.
-    pub async fn line_forget(&self, limit: u64) -> Result<u64, StoreError> {
-        let granted: Vec<String> = queue_grant::Entity::find()
-            .select_only()
-            .column(queue_grant::Column::DeploymentId)
-            .order_by_asc(queue_grant::Column::GrantedAt)
-            .limit(limit)
-            .into_tuple()
-            .all(&self.read)
-            .await?;
-        let queued: HashSet<String> = deployment::Entity::find()
+    /// Forgets grants of deployments that do not wait any more. Answers how many.
+    pub async fn line_forget(&self) -> Result<u64, StoreError> {
+        let waiting = deployment::Entity::find()
             .select_only()
             .column(deployment::Column::Id)
-            .filter(deployment::Column::Id.is_in(granted.iter().map(String::as_str)))
             .filter(deployment::Column::Status.eq("queued"))
-            .into_tuple::<String>()
-            .all(&self.read)
-            .await?
-            .into_iter()
-            .collect();
-        let done: Vec<&str> = granted.iter().map(String::as_str).filter(|id| !queued.contains(*id)).collect();
-        if done.is_empty() {
-            return Ok(0);
-        }
+            .into_query();
         let deleted = queue_grant::Entity::delete_many()
-            .filter(queue_grant::Column::DeploymentId.is_in(done))
+            .filter(queue_grant::Column::DeploymentId.not_in_subquery(waiting))
             .exec(&self.write)
             .await?;
         Ok(deleted.rows_affected)

@@ -78,8 +78,11 @@ pub(super) async fn learn(tx: &DatabaseTransaction, row: &DeploymentRow) -> Resu
         .filter(deployment_step::Column::Status.eq("completed"))
         .all(tx)
         .await?;
-    let took = |s: &deployment_step::Model| s.finished_at.zip(s.started_at).map(|(end, start)| Ord::max(end - start, 0));
-    let steps: Vec<(&str, i64)> = steps.iter().filter_map(|s| took(s).map(|ms| (s.step.as_str(), ms))).collect();
+    let took = |s: &deployment_step::Model| {
+        s.finished_at.zip(s.started_at).map(|(end, start)| Ord::max(end - start, 0))
+    };
+    let steps: Vec<(&str, i64)> =
+        steps.iter().filter_map(|s| took(s).map(|ms| (s.step.as_str(), ms))).collect();
     if steps.is_empty() {
         return Ok(());
     }

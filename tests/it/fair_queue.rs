@@ -97,7 +97,11 @@ async fn a_quiet_organization_is_served_before_the_rest_of_a_hogs_line() {
 
 #[tokio::test]
 async fn what_a_deployment_waits_for_is_named_and_when_it_starts() {
-    let app = TestApp::start_with(&quick(&[("LIBRA__PIPELINE__CONCURRENCY", "1"), ("LIBRA__QUEUE__LOOK_MS", "50")])).await;
+    let app = TestApp::start_with(&quick(&[
+        ("LIBRA__PIPELINE__CONCURRENCY", "1"),
+        ("LIBRA__QUEUE__LOOK_MS", "50"),
+    ]))
+    .await;
     let (project, _) = app.project("main").await;
     // From this one it is known how long they take.
     app.deploy_live(&app.body(&project, &[("index.html", "first")])).await;
@@ -110,7 +114,8 @@ async fn what_a_deployment_waits_for_is_named_and_when_it_starts() {
     let last = app.deploy(&body).await;
     let (other, _) = queued(&app, "other", json!({ "target": "preview" })).await;
     for (id, reason) in [(&behind, "project_busy"), (&last, "project_busy"), (&other, "slots_busy")] {
-        let document = app.until(id, |d| d["queue"]["reason"] == reason && d["queue"]["eta"].is_object()).await;
+        let document =
+            app.until(id, |d| d["queue"]["reason"] == reason && d["queue"]["eta"].is_object()).await;
         let eta = |key: &str| document["queue"]["eta"][key].as_str().unwrap().to_owned();
         assert!(eta("earliest") <= eta("startsAt") && eta("startsAt") <= eta("latest"), "{document:#}");
     }
@@ -123,7 +128,11 @@ async fn what_a_deployment_waits_for_is_named_and_when_it_starts() {
 
 #[tokio::test]
 async fn limits_and_weights_are_an_operators_to_set() {
-    let three = [("LIBRA__PIPELINE__CONCURRENCY", "3"), ("LIBRA__TESTING__HOLD", "validate.begin"), ("LIBRA__QUEUE__LOOK_MS", "50")];
+    let three = [
+        ("LIBRA__PIPELINE__CONCURRENCY", "3"),
+        ("LIBRA__TESTING__HOLD", "validate.begin"),
+        ("LIBRA__QUEUE__LOOK_MS", "50"),
+    ];
     let app = TestApp::start_with(&quick(&three)).await;
     let path = format!("/api/v1/organizations/{}/queue", app.org);
     let (status, shown) = app.get(&path).await;
@@ -147,7 +156,9 @@ async fn limits_and_weights_are_an_operators_to_set() {
     assert_eq!(status, 400);
     let tenant = Member::of_new_organization(&app, "tenant");
     for own in [&path, &format!("/api/v1/organizations/{}/queue", tenant.org)] {
-        for request in [tenant.request(&app, Method::GET, own), tenant.request(&app, Method::PUT, own).json(&json!({}))] {
+        for request in
+            [tenant.request(&app, Method::GET, own), tenant.request(&app, Method::PUT, own).json(&json!({}))]
+        {
             assert_eq!(request.send().await.unwrap().status(), 403);
         }
     }
@@ -178,10 +189,14 @@ async fn two_servers_share_what_there_is_and_grant_no_slot_twice() {
     app.wait("both build", async || app.one("SELECT count(*) FROM builder_node") == "2").await;
     let names = ["a", "b", "c", "d", "e"];
     let deployed = join_all(names.iter().map(|name| queued(&app, name, json!({})))).await;
-    let owners = "SELECT count(DISTINCT substr(lease_owner, 1, 32)) FROM deployment WHERE status = 'in_progress'";
+    let owners =
+        "SELECT count(DISTINCT substr(lease_owner, 1, 32)) FROM deployment WHERE status = 'in_progress'";
     app.wait("both have one", async || app.one(owners) == "2").await;
     assert_eq!(app.one("SELECT count(*) FROM queue_grant"), "2", "as many as there are slots");
-    assert_eq!(app.one("SELECT count(*) FROM deployment WHERE status = 'queued' AND rung_at IS NOT NULL"), "0");
+    assert_eq!(
+        app.one("SELECT count(*) FROM deployment WHERE status = 'queued' AND rung_at IS NOT NULL"),
+        "0"
+    );
     for (id, _) in &deployed {
         let running = app.status(id).await["status"] == "in_progress";
         app.until(id, |d| running || d["queue"]["reason"] == "slots_busy").await;
@@ -192,7 +207,11 @@ async fn two_servers_share_what_there_is_and_grant_no_slot_twice() {
     }
     for (id, _) in &deployed {
         let document = app.until_final(id).await;
-        assert_eq!((&document["status"], &document["attempt"]), (&json!("completed"), &json!(1)), "{document:#}");
+        assert_eq!(
+            (&document["status"], &document["attempt"]),
+            (&json!("completed"), &json!(1)),
+            "{document:#}"
+        );
         assert_eq!(app.switches(id), "1");
     }
     app.quota_balances();
@@ -207,10 +226,15 @@ async fn a_grant_whose_server_died_before_it_rang_costs_its_slot_for_a_moment() 
     let (lost, _) = queued(&app, "lost", json!({})).await;
     let (next, _) = queued(&app, "next", json!({})).await;
     app.until(&next, |d| d["queue"]["reason"] == "slots_busy").await;
-    let now: i64 = app.one(&format!("SELECT max(at) FROM deployment_event WHERE deployment_id = '{next}'")).parse().unwrap();
+    let now: i64 = app
+        .one(&format!("SELECT max(at) FROM deployment_event WHERE deployment_id = '{next}'"))
+        .parse()
+        .unwrap();
     // As a server leaves it that is killed between its grant and its ring, some time from now.
     let ahead = now + 20_000;
-    app.change(&format!("INSERT INTO queue_grant (deployment_id, ring, fence, granted_at) VALUES ('{lost}', 1, 0, {ahead})"));
+    app.change(&format!(
+        "INSERT INTO queue_grant (deployment_id, ring, fence, granted_at) VALUES ('{lost}', 1, 0, {ahead})"
+    ));
     app.release("validate.begin").await;
     assert_eq!(app.until_final(&first).await["status"], "completed");
     // The grant has the only slot: the other one waits although nothing runs.
@@ -242,14 +266,21 @@ async fn what_an_older_release_rings_is_worked_on_and_holds_up_nobody() {
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Msg-Id", format!("{rung}.1").as_str());
     let subject = format!("deployment.jobs.{}", app.org);
-    let stored = context.publish_with_headers(subject, headers, job.to_string().into()).await.unwrap().await.unwrap();
+    let stored =
+        context.publish_with_headers(subject, headers, job.to_string().into()).await.unwrap().await.unwrap();
     let sequence = stored.sequence;
     let now = at(&app, &next, "queued");
-    app.change(&format!("UPDATE deployment SET rung_at = {now}, ring_sequence = {sequence} WHERE id = '{rung}'"));
+    app.change(&format!(
+        "UPDATE deployment SET rung_at = {now}, ring_sequence = {sequence} WHERE id = '{rung}'"
+    ));
     app.release("validate.begin").await;
     for id in [&first, &rung, &next] {
         let document = app.until_final(id).await;
-        assert_eq!((&document["status"], &document["attempt"]), (&json!("completed"), &json!(1)), "{document:#}");
+        assert_eq!(
+            (&document["status"], &document["attempt"]),
+            (&json!("completed"), &json!(1)),
+            "{document:#}"
+        );
         assert_eq!(app.switches(id), "1");
     }
 }

@@ -63,7 +63,10 @@ fn weights_are_the_length_of_turns() {
 #[test]
 fn production_comes_before_previews_until_they_have_aged() {
     let preview = |name: &str, due| Job { target: Target::Preview, ..job("o", name, due) };
-    let line = line(4, vec![preview("young", 600), preview("old", 400), job("o", "live", 700), job("o", "first", 300)]);
+    let line = line(
+        4,
+        vec![preview("young", 600), preview("old", 400), job("o", "live", 700), job("o", "first", 300)],
+    );
     assert_eq!(granted(&line, &plan(&line)), ["first", "old", "live", "young"]);
 }
 
@@ -90,9 +93,13 @@ fn each_reason_names_what_stands_in_the_way() {
     line.shares.insert("o".into(), Share { running_limit: Some(2), ..Share::default() });
     let shown = |line: &Line| {
         let plan = plan(line);
-        let mut shown: Vec<(String, &str)> = waits(line, &plan).into_iter().map(|(p, r)| (p.to_owned(), r)).collect();
+        let mut shown: Vec<(String, &str)> =
+            waits(line, &plan).into_iter().map(|(p, r)| (p.to_owned(), r)).collect();
         shown.sort_unstable();
-        (granted(line, &plan).join(" "), shown.into_iter().map(|(p, r)| format!("{p} {r}")).collect::<Vec<_>>())
+        (
+            granted(line, &plan).join(" "),
+            shown.into_iter().map(|(p, r)| format!("{p} {r}")).collect::<Vec<_>>(),
+        )
     };
     let own = ["busy project_busy", "full organization_limit", "later retry_wait", "rung older_first"];
     let with = |more: &[&str]| {
@@ -103,7 +110,8 @@ fn each_reason_names_what_stands_in_the_way() {
     assert_eq!(shown(&line), ("free".to_owned(), with(&["beyond slots_busy", "rung slots_busy"])));
     line.slots = 0;
     let nobody = ["beyond no_builder", "rung no_builder", "free no_builder", "full no_builder"];
-    let without = |all: Vec<String>| all.into_iter().filter(|s| s != "full organization_limit").collect::<Vec<_>>();
+    let without =
+        |all: Vec<String>| all.into_iter().filter(|s| s != "full organization_limit").collect::<Vec<_>>();
     assert_eq!(shown(&line), (String::new(), without(with(&nobody))));
     (line.slots, line.broker_away) = (9, true);
     let away = ["beyond broker_away", "rung broker_away", "free broker_away", "full broker_away"];
