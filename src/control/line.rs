@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::error::FieldProblem;
 use super::{Control, ControlError};
 use crate::domain::pace::{Estimate, Paced, start_times};
 use crate::domain::schedule::{Line, Place, Plan, Share, WaitReason, plan};
@@ -106,7 +105,9 @@ impl Control {
 
     /// Whether rings can be published at all; whoever publishes them knows.
     pub fn line_note_broker(&self, is_away: bool) {
-        self.line.broker_away.store(is_away, Ordering::Relaxed);
+        if !self.line.broker_away.swap(is_away, Ordering::Relaxed) && is_away {
+            tracing::warn!("the broker is away: it takes no rings, and what is due waits");
+        }
     }
 
     /// Where a queued deployment stands; nothing for one that does not wait, or while the database is away.
@@ -180,13 +181,16 @@ impl Control {
         Ok(View::of(taken, line, &began, &paces))
     }
 
-    /// An organization's share of the queue.
+    /// An organization's share of the queue; nothing where there is no such organization, or it is none of the
+    /// caller's business.
     ///
     /// # Errors
-    /// If the caller is no operator, or there is no such organization.
-    pub async fn share_get(&self, who: &Principal, org: &OrgId) -> Result<ShareSet, ControlError> {
-        self.may_share(who, org).await?;
-        Ok(self.store.share_get(org).await?)
+    /// If the caller is no operator.
+    pub async fn share_get(&self, who: &Principal, org: &OrgId) -> Result<Option<ShareSet>, ControlError> {
+        if !self.may_share(who, org).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.store.share_get(org).await?))
     }
 
     /// Sets an organization's share; it counts from the next slot on.
@@ -198,24 +202,24 @@ impl Control {
         who: &Principal,
         org: &OrgId,
         share: ShareSet,
-    ) -> Result<ShareSet, ControlError> {
-        self.may_share(who, org).await?;
+    ) -> Result<Option<ShareSet>, ControlError> {
+        if !self.may_share(who, org).await? {
+            return Ok(None);
+        }
         self.store.share_set(org, share).await?;
         tracing::info!(org.id = %org, user.id = %who.user_id, ?share, "an organization's share of the queue was set");
         self.doorbell.notify_one();
-        Ok(share)
+        Ok(Some(share))
     }
 
-    async fn may_share(&self, who: &Principal, org: &OrgId) -> Result<(), ControlError> {
-        if !who.admin {
-            return Err(ControlError::Forbidden(
-                "Only an operator sets shares; use a token made with --admin.",
-            ));
+    async fn may_share(&self, who: &Principal, org: &OrgId) -> Result<bool, ControlError> {
+        if who.admin {
+            return Ok(self.store.organization_exists(org).await?);
         }
-        if self.store.organization_exists(org).await? {
-            return Ok(());
+        if *org != who.org_id {
+            return Ok(false);
         }
-        Err(ControlError::Invalid(vec![FieldProblem::new("id", "is no organization's")]))
+        Err(ControlError::Forbidden("Only an operator sets shares; use a token made with --admin."))
     }
 }
 

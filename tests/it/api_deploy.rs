@@ -23,7 +23,11 @@ async fn a_deployment_is_accepted_followed_and_shown_in_the_contracts_shapes() {
     assert!(response.headers().contains_key("x-request-id"));
     let (status, accepted) = answer(response).await;
     assert_eq!(status, 202);
-    assert_eq!(keys(&accepted), ["deploymentId", "message", "status", "success", "timestamp", "urls"]);
+    assert_eq!(
+        keys(&accepted),
+        ["deploymentId", "message", "queue", "status", "success", "timestamp", "urls"]
+    );
+    assert_eq!(accepted["queue"], json!({ "position": 1, "ahead": 0 }));
     let id = accepted["deploymentId"].as_str().unwrap().to_owned();
     assert!(is_id(&id), "{id}");
     assert_eq!(accepted["success"], true);

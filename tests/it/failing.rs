@@ -64,6 +64,11 @@ impl TestApp {
         .await;
     }
 
+    /// A server that died and is not yet missed: its slots are granted, and the rings wait in the queue.
+    pub fn add_dead_builder(&self, slots: u32) {
+        self.change(&format!("INSERT INTO builder_node VALUES ('dead', {slots}, 9000000000000)"));
+    }
+
     /// `/health/detailed` of the operator's listener.
     pub async fn health(&self) -> Value {
         let url = format!("http://{}/health/detailed", self.server.operator);

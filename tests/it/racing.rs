@@ -221,6 +221,7 @@ async fn a_claim_that_is_being_written_is_waited_for_by_another_servers_claim() 
     let first = app.deploy(&app.body(&project, &[("index.html", "first")])).await;
     app.until_held(&first, "validate").await;
     // Nobody is free to take the second one; its ring lies in the queue.
+    app.add_dead_builder(1);
     let (project_of_second, _) = app.project("wanted by two").await;
     let second = app.deploy(&app.body(&project_of_second, &[("index.html", "second")])).await;
     let of_second = |what: &str| app.one(&format!("SELECT {what} FROM deployment WHERE id = '{second}'"));

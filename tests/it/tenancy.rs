@@ -45,6 +45,7 @@ fn body_for(method: &Method, path: &str, org: &str, user: &str, project: &str) -
             Some(json!({ "versionId": "0".repeat(32), "percent": 10 }))
         }
         ("PUT", path) if path.ends_with("/upstream") => Some(json!({ "origins": ["http://1.1.1.1"] })),
+        ("PUT", path) if path.ends_with("/queue") => Some(json!({ "weight": 100 })),
         ("PUT", _) => Some(json!({ "files": files })),
         _ => None,
     }
@@ -67,8 +68,9 @@ fn with_query(path: &str, worker: &str) -> String {
     if path == EXPLAIN { format!("{path}?url=http://{worker}.libra.localhost/") } else { path.to_owned() }
 }
 
-fn id_of<'a>(path: &str, deployment: &'a str, domain: &'a str, project: &'a str) -> &'a str {
+fn id_of<'a>(path: &str, deployment: &'a str, domain: &'a str, project: &'a str, org: &'a str) -> &'a str {
     match path {
+        path if path.contains("organizations") => org,
         path if path.contains("deployments") => deployment,
         path if path.contains("domains") => domain,
         _ => project,
@@ -104,7 +106,7 @@ async fn no_route_shows_or_changes_what_another_organization_has() {
     let unknown = "0123456789ab4def8123456789abcdef";
 
     for (method, path) in guarded_routes(&app).await {
-        let theirs = path.replace("{id}", id_of(&path, &id, &domain, &project));
+        let theirs = path.replace("{id}", id_of(&path, &id, &domain, &project, &app.org));
         let nobodys = path.replace("{id}", unknown);
         // Another organization's thing is exactly as unknown as one that never was.
         if path.contains("{id}") {
@@ -194,9 +196,10 @@ async fn a_token_does_what_its_scopes_say_and_ends_when_told() {
     let scopes = ["projects:read", "projects:write", "deployments:read", "deployments:write"];
     let tokens = scopes.map(|scope| (scope, Member::token(&app, &app.org, &app.user, &["--scope", scope])));
     for (method, path) in guarded_routes(&app).await {
-        let asked = with_query(&path.replace("{id}", id_of(&path, &id, &domain, &project)), "scopes");
+        let asked =
+            with_query(&path.replace("{id}", id_of(&path, &id, &domain, &project, &app.org)), "scopes");
         // An operator's alone, whatever the scopes say.
-        if path.ends_with("/upstream") {
+        if path.ends_with("/upstream") || path.ends_with("/queue") {
             continue;
         }
         let rooms = ["projects", "templates", "workers", "domains", "certificates", "routes"];

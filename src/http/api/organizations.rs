@@ -4,7 +4,6 @@ use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
 use serde::Serialize;
 
-use crate::control::error::FieldProblem;
 use crate::domain::{OrgId, Scope};
 use crate::http::FrontDoor;
 use crate::http::auth::Caller;
@@ -53,7 +52,7 @@ pub struct ShareDocument {
 pub async fn get(caller: Caller, id: Path<String>, door: Data<FrontDoor>) -> Result<HttpResponse, Problem> {
     let who = caller.with(Scope::DeploymentsRead)?;
     let org = org_id(&id)?;
-    let share = door.control.share_get(who, &org).await?;
+    let share = door.control.share_get(who, &org).await?.ok_or_else(Problem::not_found)?;
     Ok(HttpResponse::Ok().json(document(&org, share)))
 }
 
@@ -84,12 +83,12 @@ pub async fn put(
     if !problems.is_empty() {
         return Err(Problem::validation(problems.into_details()));
     }
-    let share = door.control.share_set(who, &org, share).await?;
+    let share = door.control.share_set(who, &org, share).await?.ok_or_else(Problem::not_found)?;
     Ok(HttpResponse::Ok().json(document(&org, share)))
 }
 
 fn org_id(id: &str) -> Result<OrgId, Problem> {
-    OrgId::parse(id).map_err(|e| Problem::validation(vec![FieldProblem::new("id", e.to_string())]))
+    OrgId::parse(id).map_err(|_| Problem::not_found())
 }
 
 fn number(fields: &mut Fields, field: &str, most: i32, problems: &mut Problems) -> Option<i32> {
