@@ -103,7 +103,7 @@ impl Problem {
     }
 
     pub fn not_found() -> Self {
-        let message = "No endpoint has this path; GET / lists them all.";
+        let message = "Nothing has this path; GET / lists every endpoint.";
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "Not found", message)
     }
 
