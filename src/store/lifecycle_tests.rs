@@ -16,15 +16,15 @@ use crate::domain::{
     Cause, DeploymentId, Fault, OrgScope, Principal, ProjectId, RedriveFrom, Target, TokenId, UserId,
 };
 
-struct House {
-    store: Store,
+pub(super) struct House {
+    pub(super) store: Store,
     who: Principal,
     project: ProjectId,
     user: UserId,
     _folder: tempfile::TempDir,
 }
 
-async fn house() -> House {
+pub(super) async fn house() -> House {
     let folder = tempfile::tempdir().unwrap();
     let settings = crate::config::load(folder.path(), None, &HashMap::new()).unwrap().settings.database;
     let store = Store::open(&settings, &folder.path().join("db"), &folder.path().join("lock")).await.unwrap();
@@ -54,7 +54,7 @@ impl House {
         self.who.scope()
     }
 
-    async fn queued(&self) -> DeploymentRow {
+    pub(super) async fn queued(&self) -> DeploymentRow {
         let new = NewDeployment {
             id: DeploymentId::random(),
             project: self.project.clone(),
@@ -78,7 +78,7 @@ impl House {
         }
     }
 
-    async fn claim(&self, row: &DeploymentRow, owner: &str) -> Claim {
+    pub(super) async fn claim(&self, row: &DeploymentRow, owner: &str) -> Claim {
         self.store.deployment_claim(&row.id, &row.org_id, row.ring, owner, 60_000).await.unwrap()
     }
 
@@ -94,7 +94,7 @@ impl House {
         self.store.deployment_by_id(id).await.unwrap().unwrap()
     }
 
-    async fn sql(&self, sql: &str) -> Result<(), StoreError> {
+    pub(super) async fn sql(&self, sql: &str) -> Result<(), StoreError> {
         Ok(self.store.write.execute_unprepared(sql).await.map(drop)?)
     }
 

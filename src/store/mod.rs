@@ -11,6 +11,8 @@ mod error;
 mod history;
 #[cfg(test)]
 mod lifecycle_tests;
+#[cfg(test)]
+mod line_tests;
 mod link;
 pub mod schema;
 mod settings;
