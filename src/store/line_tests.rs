@@ -69,8 +69,12 @@ async fn a_grant_holds_its_slot_until_it_is_claimed_given_back_or_too_old() {
     house.store.ring_again(&row.id, row.ring).await.unwrap();
     assert_eq!(house.stage().await, Stage::Owed, "its message was lost");
     house.grant().await;
+    house.store.ring_rung(&row.id, row.ring + 1, 8).await.unwrap();
+    house.store.ring_again(&row.id, row.ring + 1).await.unwrap();
+    assert_eq!(house.stage().await, Stage::Owed, "a moment after it was granted, too");
+    house.grant().await;
     // Claimed, it holds the slot itself; given back by its server it waits like anybody.
-    let rung = DeploymentRow { ring: row.ring + 1, ..row };
+    let rung = DeploymentRow { ring: row.ring + 2, ..row };
     let Claim::Taken(taken) = house.claim(&rung, "a/0/1").await else { panic!("not taken") };
     let line = house.look().await.line;
     assert!(line.jobs.is_empty() && line.running[0].holds_slot);
@@ -123,6 +127,7 @@ async fn what_operators_set_stays_while_turns_are_written_beside_it() {
     let set = super::shares::ShareSet { weight: 3, running_limit: Some(2), project_limit: None };
     house.store.share_set(&org, set).await.unwrap();
     house.grant().await;
+    assert_eq!(house.store.share_get(&org).await.unwrap(), set);
     house.store.share_set(&org, super::shares::ShareSet { weight: 5, ..set }).await.unwrap();
     house.queued().await;
     let share = house.look().await.line.shares.remove(&row.org_id).unwrap();
