@@ -167,14 +167,10 @@ fn settings(set: Fields, problems: &mut Problems) -> Map<String, Value> {
     }
     let Some(mut fields) = Fields::of(json!({ "build": build }), "set", problems) else { return Map::new() };
     let overrides = deploy_body::build(&mut fields, problems);
-    let set = match serde_json::to_value(overrides) {
+    match serde_json::to_value(overrides) {
         Ok(Value::Object(set)) => set,
         _ => Map::new(),
-    };
-    if set.is_empty() && problems.is_empty() {
-        problems.add("set", "changes nothing");
     }
-    set
 }
 
 fn from(fields: &mut Fields, problems: &mut Problems) -> RedriveFrom {

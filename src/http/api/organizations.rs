@@ -93,7 +93,9 @@ fn org_id(id: &str) -> Result<OrgId, Problem> {
 
 fn number(fields: &mut Fields, field: &str, most: i32, problems: &mut Problems) -> Option<i32> {
     let value = fields.take(field)?;
-    let number = value.as_i64().and_then(|n| i32::try_from(n).ok()).filter(|n| (1..=most).contains(n));
+    // JSON knows one kind of number: 4.0 is a whole one too.
+    let whole = value.as_f64().filter(|n| n.fract() == 0.0 && (1.0..=f64::from(most)).contains(n));
+    let number = whole.map(|n| n as i32);
     if number.is_none() {
         problems.add(fields.name(field), format!("must be a whole number from 1 to {most}"));
     }

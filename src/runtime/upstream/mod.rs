@@ -155,7 +155,9 @@ impl Upstream {
 
     /// No route leads here any more; what is under way stays for a while.
     pub fn retire(&self) {
-        let at = self.now_ms().saturating_add(choose::millis(self.reuse.drain)).min(STAYS - 1);
+        // Not a moment too early: the clock's milliseconds are cut off, so the next one counts.
+        let now = self.now_ms() + 1;
+        let at = now.saturating_add(choose::millis(self.reuse.drain)).min(STAYS - 1);
         let _only_the_first = self.cut_at.compare_exchange(STAYS, at, Ordering::AcqRel, Ordering::Relaxed);
         self.retired.cancel();
     }
