@@ -1,5 +1,6 @@
 //! One of the pool: pulls one job, walks its steps, settles the message, pulls the next.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -52,21 +53,23 @@ child_actor!(DeploymentActor);
 /// Pulls until the server drains.
 async fn pull(parts: &ActorParts, slot: usize) {
     let mut jobs = parts.queue.jobs();
-    let mut deliveries = 0u64;
     while !parts.draining.is_cancelled() {
         match next(&mut jobs, parts).await {
-            Some(delivery) => {
-                deliveries += 1;
-                // Of one delivery alone: a claim that is asked for again after a lost answer is known by it.
-                let owner = format!("{}/{slot}/{deliveries}", parts.pipeline.node);
-                one(parts, &owner, delivery).await;
-            }
+            Some(delivery) => one(parts, &owner(&parts.pipeline.node, slot), delivery).await,
             None => tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = parts.draining.cancelled() => {}
             },
         }
     }
+}
+
+/// Who holds a lease: one delivery alone, so that a claim which is asked for again after a lost answer is known by it.
+/// Counted over the process: a fresh actor in the same slot must not be taken for the one before, whose attempt is lost.
+fn owner(node: &str, slot: usize) -> String {
+    static DELIVERIES: AtomicU64 = AtomicU64::new(0);
+    let delivery = DELIVERIES.fetch_add(1, Ordering::Relaxed);
+    format!("{node}/{slot}/{delivery}")
 }
 
 async fn next(jobs: &mut JobSource, parts: &ActorParts) -> Option<Delivery> {
@@ -195,5 +198,17 @@ async fn refuse(parts: &ActorParts, delivery: Delivery, why: &str) {
 fn settle(deployment: &str, settled: Result<(), QueueError>) {
     if let Err(e) = settled {
         tracing::warn!(deployment.id = %deployment, error = %e, "a message was not settled; it comes back");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_deliveries_claim_by_one_name_and_each_fits_its_column() {
+        let node = crate::domain::id::random();
+        assert_ne!(owner(&node, 0), owner(&node, 0));
+        assert!(format!("{node}/{}/{}", 64, u64::MAX).len() <= 64, "VARCHAR(64)");
     }
 }

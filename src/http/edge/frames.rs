@@ -56,11 +56,11 @@ impl Frames {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn frame(size: usize, is_masked: bool) -> Vec<u8> {
+    pub fn frame(size: usize, is_masked: bool) -> Vec<u8> {
         let mask = if is_masked { 0x80 } else { 0 };
         let mut frame = vec![0x82];
         match size {

@@ -279,26 +279,9 @@ fn names(headers: &HeaderMap, name: &header::HeaderName, word: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frames::tests::frame;
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    fn frame(size: usize, is_masked: bool) -> Vec<u8> {
-        let mask = if is_masked { 0x80 } else { 0 };
-        let mut frame = vec![0x82];
-        match size {
-            0..126 => frame.push(mask | size as u8),
-            126..65_536 => {
-                frame.push(mask | 126);
-                frame.extend_from_slice(&(size as u16).to_be_bytes());
-            }
-            _ => {
-                frame.push(mask | 127);
-                frame.extend_from_slice(&(size as u64).to_be_bytes());
-            }
-        }
-        frame.extend(std::iter::repeat_n(0xff, size + if is_masked { 4 } else { 0 }));
-        frame
-    }
 
     fn ending(drain: Duration) -> Ending {
         let token = CancellationToken::new;
